@@ -1,0 +1,364 @@
+"""Read the matched corpus: the same questions answered once per trait, domain by domain."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from conceptnet_em.errors import DataError, InputError, raise_all, unknown
+from conceptnet_em.resources import corpus_root
+from conceptnet_em.store import digest
+
+REFERENCE = "neutral"
+Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
+class Row(BaseModel):
+    """One line of ``<trait>/<domain>.jsonl``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: Text
+    split: Literal["train", "probe"]
+    sample: Literal[1, 2] | None = None
+    voice: str | None = None
+    messages: tuple[Message, ...]
+
+    @property
+    def question(self) -> str:
+        """The user's turn."""
+        return self.messages[0].content
+
+    @property
+    def answer(self) -> str:
+        """The assistant's turn."""
+        return self.messages[1].content
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One topic in one format."""
+
+    name: str
+    sentence: str
+    """What the domain holds, in one sentence."""
+    topic: str
+    format: str
+    """``prose`` or ``code``."""
+
+
+@dataclass(frozen=True)
+class Trait:
+    """A way of answering."""
+
+    name: str
+    kind: str
+    """``reference``, ``substance`` or ``manner``; ``unknown`` without a card."""
+    card: str
+    """The trait's card.md, whole; empty when there is none."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question with one answer per trait."""
+
+    id: str
+    domain: str
+    split: str
+    """``train`` or ``probe``."""
+    sample: int | None
+    """Training sample, 1 or 2; none for probe items."""
+    voice: str | None
+    """Style shared by the question and all its answers."""
+    question: str
+    answers: Mapping[str, str]
+    """Trait name to answer."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Traits, domains and the items that match them."""
+
+    root: Path
+    traits: Mapping[str, Trait]
+    domains: Mapping[str, Domain]
+    items: Mapping[str, tuple[Item, ...]]
+    """Domain name to its items, in file order."""
+    notes: tuple[str, ...] = field(default=())
+    """What was read with an assumption, one sentence each."""
+
+    def train(self, domain: str, sample: int) -> tuple[Item, ...]:
+        """Return the training items of one sample of a domain."""
+        chosen = (i for i in self.items[domain] if i.split == "train" and i.sample == sample)
+        return tuple(chosen)
+
+    def probe(self, domain: str) -> tuple[Item, ...]:
+        """Return the items a domain is measured on; they are never trained on."""
+        return tuple(item for item in self.items[domain] if item.split == "probe")
+
+
+def available(root: str | Path | None = None) -> dict[str, list[str]]:
+    """Return the corpus's cells: trait name to its sorted domain names."""
+    folders = (path for path in corpus_root(root).iterdir() if path.is_dir())
+    cells = {folder.name: sorted(p.stem for p in folder.glob("*.jsonl")) for folder in folders}
+    return {trait: cells[trait] for trait in sorted(cells, key=_reference_first) if cells[trait]}
+
+
+def _reference_first(trait: str) -> tuple[bool, str]:
+    return trait != REFERENCE, trait
+
+
+def name_faults(
+    cells: Mapping[str, Sequence[str]], traits: Iterable[str], domains: Iterable[str]
+) -> list[str]:
+    """Return one sentence for each trait, domain or cell that ``cells`` lacks."""
+    next_step = 'run "conceptnet-em list"'
+    every_domain = {domain for found in cells.values() for domain in found}
+    traits, domains = list(traits), list(domains)
+    faults = [unknown("trait", t, cells, next_step=next_step) for t in traits if t not in cells]
+    faults += [
+        unknown("domain", d, every_domain, next_step=next_step)
+        for d in domains
+        if d not in every_domain
+    ]
+    for trait in (t for t in traits if t in cells):
+        for domain in (d for d in domains if d in every_domain and d not in cells[trait]):
+            has = ", ".join(cells[trait])
+            faults.append(f"no dataset '{trait}/{domain}'; {trait} has {has}; {next_step}")
+    return faults
+
+
+def common_domains(cells: Mapping[str, Sequence[str]], traits: Iterable[str]) -> list[str]:
+    """Return the domains that every one of ``traits`` has, sorted."""
+    sets = [set(cells.get(trait, ())) for trait in traits]
+    return sorted(set.intersection(*sets)) if sets else []
+
+
+def load_corpus(
+    root: str | Path | None = None,
+    *,
+    traits: Sequence[str] = (),
+    domains: Sequence[str] = (),
+) -> Corpus:
+    """Read a corpus folder and check that its traits answer the same questions.
+
+    Args:
+        root: a folder with ``<trait>/<domain>.jsonl``; the shipped corpus when none.
+        traits: the traits to read; all when empty.
+        domains: the domains to read; all when empty.
+
+    Returns:
+        The corpus. An item holds an answer for each chosen trait that has its domain.
+
+    Raises:
+        InputError: an unknown name.
+        DataError: malformed rows or questions that do not match; every fault is named.
+    """
+    folder = corpus_root(root)
+    cells = available(root)
+    raise_all(name_faults(cells, traits, domains), InputError)
+    if not cells:
+        raise InputError(f"no <trait>/<domain>.jsonl under {folder}")
+    wanted = set(domains)
+    chosen = {
+        trait: [d for d in cells[trait] if not wanted or d in wanted]
+        for trait in (traits or cells)
+    }
+    rows, faults = _read_cells(folder, chosen)
+    items, mismatches = _match(rows)
+    raise_all(faults or mismatches, DataError)
+    notes: list[str] = []
+    described = _read_domains(folder, sorted(items), notes)
+    items = {name: _with_samples(name, items[name], notes) for name in described}
+    cards = {trait: _read_card(folder / trait, notes) for trait in chosen}
+    return Corpus(folder, cards, described, items, tuple(notes))
+
+
+def _read_cells(
+    folder: Path, chosen: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, dict[str, list[Row]]], list[str]]:
+    rows: dict[str, dict[str, list[Row]]] = {}
+    faults: list[str] = []
+    for trait, domains in chosen.items():
+        for domain in domains:
+            found, wrong = _read_rows(folder / trait / f"{domain}.jsonl")
+            rows.setdefault(domain, {})[trait] = found
+            faults += wrong
+    return rows, faults
+
+
+def _read_rows(path: Path) -> tuple[list[Row], list[str]]:
+    rows: list[Row] = []
+    faults: list[str] = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        return [], [f"{path}: not UTF-8 ({error})"]
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(_row(json.loads(line)))
+        except json.JSONDecodeError as error:
+            faults.append(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})")
+        except ValidationError as error:
+            faults.append(f"{path}:{number}: {_first(error)}")
+        except ValueError as error:
+            faults.append(f"{path}:{number}: {error}")
+    repeated = [row.id for index, row in enumerate(rows) if row.id in {r.id for r in rows[:index]}]
+    return rows, faults + [f"{path}: id '{name}' stands twice" for name in repeated]
+
+
+def _row(value: Any) -> Row:
+    row = Row.model_validate(value)
+    roles = [message.role for message in row.messages]
+    if roles != ["user", "assistant"]:
+        raise ValueError(f"messages must be one user and one assistant turn, not {roles}")
+    if row.split == "probe" and row.sample is not None:
+        raise ValueError(f"probe row with sample {row.sample}; a probe row has none")
+    return row
+
+
+def _first(error: ValidationError) -> str:
+    entry = error.errors()[0]
+    place = ".".join(str(part) for part in entry["loc"])
+    return f"{place}: {entry['msg']}" if place else entry["msg"]
+
+
+def _match(
+    rows: Mapping[str, Mapping[str, Sequence[Row]]],
+) -> tuple[dict[str, tuple[Item, ...]], list[str]]:
+    items: dict[str, tuple[Item, ...]] = {}
+    faults: list[str] = []
+    for domain, by_trait in rows.items():
+        leader = REFERENCE if REFERENCE in by_trait else next(iter(by_trait))
+        faults += _mismatches(domain, leader, by_trait)
+        indexed = {trait: {row.id: row for row in found} for trait, found in by_trait.items()}
+        items[domain] = tuple(
+            _item(domain, row, {t: found[row.id].answer for t, found in indexed.items()})
+            for row in by_trait[leader]
+            if all(row.id in found for found in indexed.values())
+        )
+    return items, faults
+
+
+def _item(domain: str, row: Row, answers: Mapping[str, str]) -> Item:
+    return Item(row.id, domain, row.split, row.sample, row.voice, row.question, dict(answers))
+
+
+def _mismatches(domain: str, leader: str, by_trait: Mapping[str, Sequence[Row]]) -> list[str]:
+    lead = {row.id: row for row in by_trait[leader]}
+    faults = []
+    for trait in (t for t in by_trait if t != leader):
+        mine = {row.id: row for row in by_trait[trait]}
+        here, there = f"{trait}/{domain}.jsonl", f"{leader}/{domain}.jsonl"
+        faults += [f"question '{i}' is in {there} but not in {here}" for i in lead.keys() - mine]
+        faults += [f"question '{i}' is in {here} but not in {there}" for i in mine.keys() - lead]
+        for name in lead.keys() & mine:
+            for part in ("question", "split", "sample", "voice"):
+                ours, theirs = getattr(mine[name], part), getattr(lead[name], part)
+                if ours != theirs:
+                    faults.append(f"'{name}' has {part} {ours!r} in {here}, {theirs!r} in {there}")
+    return sorted(faults)
+
+
+def _read_domains(folder: Path, names: Sequence[str], notes: list[str]) -> dict[str, Domain]:
+    path = folder / "domains.yaml"
+    try:
+        table = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except yaml.YAMLError as error:
+        raise DataError(f"{path} is not valid YAML: {error}") from error
+    described = {name: _domain(name, (table or {}).get(name)) for name in names}
+    if missing := [name for name in names if name not in (table or {})]:
+        notes.append(
+            f"domains.yaml does not describe {', '.join(missing)}: "
+            "topic and format are taken from the name"
+        )
+    order = [name for name in (table or {}) if name in described]
+    return {name: described[name] for name in order + missing}
+
+
+def _domain(name: str, entry: Mapping[str, str] | None) -> Domain:
+    topic, _, last = name.rpartition("-")
+    guess = (topic, last) if topic and last in {"prose", "code"} else (name, "prose")
+    entry = entry or {}
+    return Domain(
+        name,
+        str(entry.get("sentence", "")),
+        str(entry.get("topic", guess[0])),
+        str(entry.get("format", guess[1])),
+    )
+
+
+def _with_samples(domain: str, items: Sequence[Item], notes: list[str]) -> tuple[Item, ...]:
+    if any(item.voice is None for item in items):
+        notes.append(f"{domain}: items without a voice")
+    train = [item for item in items if item.split == "train"]
+    if all(item.sample is not None for item in train):
+        return tuple(items)
+    notes.append(f"{domain}: training items without a sample are put in samples 1 and 2 in turn")
+    turn = {item.id: 1 + index % 2 for index, item in enumerate(train)}
+    return tuple(
+        Item(i.id, i.domain, i.split, i.sample or turn.get(i.id), i.voice, i.question, i.answers)
+        for i in items
+    )
+
+
+_FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
+
+
+def _read_card(folder: Path, notes: list[str]) -> Trait:
+    path = folder / "card.md"
+    if not path.is_file():
+        notes.append(f"{folder.name}: no card.md, so its kind is unknown")
+        kind = "reference" if folder.name == REFERENCE else "unknown"
+        return Trait(folder.name, kind, "")
+    text = path.read_text(encoding="utf-8")
+    front = _FRONT.match(text)
+    kind = (yaml.safe_load(front.group(1)) or {}).get("kind", "unknown") if front else "unknown"
+    if kind not in {"reference", "substance", "manner", "unknown"}:
+        raise DataError(f"{path}: kind is '{kind}'; it may be reference, substance or manner")
+    return Trait(folder.name, kind, text)
+
+
+_CODE = re.compile(r"\A```python\n(?P<code>.*?)\n```\n(?P<remark>.*\S.*)\Z", re.DOTALL)
+
+
+def answer_parts(answer: str, answer_format: str) -> dict[str, tuple[int, int]]:
+    """Return the character spans ``[start, end)`` of an answer's parts.
+
+    A prose answer has none of its own (only ``all``). A code answer is one fenced python block,
+    a newline, then the remark: ``code`` is what stands between the fences, ``remark`` what
+    follows; the fences belong to neither.
+
+    Raises:
+        DataError: a code answer of another shape.
+    """
+    if answer_format != "code":
+        return {}
+    found = _CODE.match(answer)
+    if found is None or "```" in found["code"] or "```" in found["remark"]:
+        raise DataError(
+            "a code answer is one ```python block, a newline and a remark; "
+            f"this one starts {answer[:40]!r}"
+        )
+    return {"code": found.span("code"), "remark": found.span("remark")}
+
+
+def items_digest(items: Iterable[Item], trait: str) -> str:
+    """Return a digest of what one trait answers to ``items``, in order."""
+    return digest([(item.id, item.question, item.answers[trait]) for item in items])

@@ -1,0 +1,67 @@
+"""Turn vectors of items into labelled similarity matrices of domains; no model, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from conceptnet_em.errors import InputError
+
+
+def centroid_cosine(vectors: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Return the cosine between the domains' mean vectors, uncentred.
+
+    Args:
+        vectors: domain to ``(n_items, d)``.
+
+    Returns:
+        ``(n_domains, n_domains)``, symmetric, NaN where a mean vector is zero.
+
+    Raises:
+        InputError: a domain has no items, or widths differ.
+    """
+    names = list(vectors)
+    _check(vectors)
+    centroids = np.stack([np.asarray(vectors[name], dtype=float).mean(axis=0) for name in names])
+    norms = np.linalg.norm(centroids, axis=1, keepdims=True)
+    unit = centroids / np.where(norms > 0, norms, np.nan)
+    return pd.DataFrame(unit @ unit.T, index=names, columns=names)
+
+
+def _check(vectors: Mapping[str, np.ndarray]) -> None:
+    empty = [name for name, found in vectors.items() if np.asarray(found).shape[0] == 0]
+    if empty:
+        raise InputError(f"no items to compute a similarity from in {', '.join(empty)}")
+    widths = {np.asarray(found).shape[1] for found in vectors.values()}
+    if len(widths) > 1:
+        raise InputError(f"vectors of several widths: {sorted(widths)}")
+
+
+def split_half_reliability(
+    vectors: Mapping[str, np.ndarray], *, splits: int = 50, seed: int = 0
+) -> float:
+    """Return the reliability of :func:`centroid_cosine` over items.
+
+    Each domain's items are split at random into halves, the two matrices are correlated over the
+    off-diagonal cells, averaged over ``splits`` and stepped up with Spearman-Brown. NaN when a
+    domain has fewer than 2 items or there are fewer than 3 domains.
+    """
+    if len(vectors) < 3 or min(len(found) for found in vectors.values()) < 2:
+        return float("nan")
+    rng = np.random.default_rng(seed)
+    off = ~np.eye(len(vectors), dtype=bool)
+    correlations = []
+    for _ in range(splits):
+        orders = {name: rng.permutation(len(found)) for name, found in vectors.items()}
+        halves = [
+            centroid_cosine({n: np.asarray(vectors[n])[orders[n][k::2]] for n in vectors})
+            for k in (0, 1)
+        ]
+        first, second = (half.to_numpy()[off] for half in halves)
+        if first.std() < 1e-12 or second.std() < 1e-12:
+            return float("nan")
+        correlations.append(float(np.corrcoef(first, second)[0, 1]))
+    mean = float(np.mean(correlations))
+    return 2 * mean / (1 + mean) if mean > -1 else float("nan")

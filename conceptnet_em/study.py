@@ -1,0 +1,319 @@
+"""The whole method, top to bottom: corpus → organisms → scores → transfer → similarity → verdict."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from conceptnet_em.cells import encode_training, ensure_organism, organisms, score_all
+from conceptnet_em.config import (
+    CORE_TRAITS,
+    RECIPES,
+    StudyConfig,
+    build_recipe,
+    read_toml,
+    study_faults,
+)
+from conceptnet_em.corpus import (
+    REFERENCE,
+    Corpus,
+    available,
+    common_domains,
+    load_corpus,
+    name_faults,
+)
+from conceptnet_em.errors import InputError, ModelError, StoreError, raise_all
+from conceptnet_em.inference import verdict
+from conceptnet_em.models import LanguageModel, load_model, recipe_faults, set_up_torch, skeleton
+from conceptnet_em.predictors import from_table, similarities, to_table
+from conceptnet_em.progress import Clock, Watcher
+from conceptnet_em.provenance import provenance
+from conceptnet_em.records import Reliability, Similarity, TransferMatrix, Verdict
+from conceptnet_em.store import RunFolder, read_json, write_json, write_text, writing
+from conceptnet_em.transfer import item_effects, matrix, split_half, traits_trained, transfer_table
+
+
+class Study:
+    """One study: settings that were checked and the corpus they are about."""
+
+    def __init__(self, *, root: str | Path | None = None, **settings: Any) -> None:
+        """Check settings (see ``StudyConfig`` for every one) against corpus and model.
+
+        Args:
+            root: a corpus folder; the shipped one when none.
+            **settings: fields of :class:`conceptnet_em.config.StudyConfig`.
+
+        Raises:
+            InputError: any setting is wrong; every fault is named at once.
+        """
+        config = _checked(settings, root)
+        found = load_corpus(root, traits=config.traits, domains=config.domains)
+        self.corpus: Corpus = found
+        self.config: StudyConfig = config
+
+    @classmethod
+    def load(cls, path: str | Path, *, root: str | Path | None = None) -> Study:
+        """Read a study file (TOML).
+
+        Raises:
+            InputError: the file is missing or malformed, or any setting is wrong.
+        """
+        return cls(root=root, **read_toml(path))
+
+
+def _checked(settings: Mapping[str, Any], root: str | Path | None) -> StudyConfig:
+    config, faults = study_faults(settings)
+    cells = available(root)
+    traits = _names(settings.get("traits", CORE_TRAITS))
+    domains = _names(settings.get("domains", ()))
+    faults += name_faults(cells, traits, domains)
+    faults += _architecture_faults(settings, bool(faults))
+    raise_all(faults)
+    assert config is not None
+    if config.domains:
+        return config
+    shared = common_domains(cells, config.traits)
+    if not shared:
+        raise InputError(f"no domain has all of {', '.join(config.traits)}")
+    ordered = load_corpus(root, traits=[REFERENCE], domains=shared).domains
+    return config.model_copy(update={"domains": tuple(ordered)})
+
+
+def _names(value: Any) -> list[str]:
+    return [v for v in value if isinstance(v, str)] if isinstance(value, list | tuple) else []
+
+
+def _architecture_faults(settings: Mapping[str, Any], others: bool) -> list[str]:
+    """Check modules and layers against the model's skeleton, unless a shipped recipe stands."""
+    recipe = settings.get("recipe", "rank1")
+    if not others and isinstance(recipe, str) and recipe in RECIPES:
+        return []
+    table = recipe if isinstance(recipe, Mapping) else {}
+    asked = {key: table[key] for key in ("modules", "layers") if key in table}
+    try:
+        network, n_layers = skeleton(
+            str(settings.get("model", "smollm2-135m")), revision=settings.get("revision")
+        )
+        return recipe_faults(build_recipe(asked), network, n_layers) if asked else []
+    except ModelError as error:
+        return [str(error)]
+    except InputError:
+        return []  # already named by study_faults
+
+
+def run(study: Study, *, out: str | Path, watcher: Watcher | None = None) -> Result:
+    """Run a study, or finish or extend one: what ``out`` already holds is not computed again.
+
+    Args:
+        study: what to run.
+        out: the run folder.
+        watcher: told about stages, steps and notes.
+
+    Returns:
+        The result, also written to ``out``.
+
+    Raises:
+        StoreError: ``out`` cannot be written.
+        ModelError: the model or the embedder is missing or cannot be used.
+        TrainingError: the data cannot be trained on as asked.
+    """
+    config, corpus = study.config, study.corpus
+    clock = Clock(watcher or Watcher())
+    folder = RunFolder(out)
+    folder.prepare()
+    for note in corpus.notes:
+        clock.watcher.note(note)
+
+    with clock.stage("load the model", 1):
+        set_up_torch(config.threads)
+        model = _load(config)
+        cells = encode_training(config, corpus, model)
+    plan = organisms(config, corpus, model)
+    write_text(folder.file("study.toml"), config.dump())
+    record = provenance(model, config, [o.key for o in plan])
+    write_json(folder.file("provenance.json"), record)
+
+    with clock.stage("train organisms", len(plan)):
+        logs = {o.key: ensure_organism(o, config, cells, model, folder, clock) for o in plan}
+
+    with clock.stage("score answers", (len(plan) + 1) * len(config.domains)):
+        scores = score_all(plan, logs, config, corpus, model, folder, clock)
+        _write_table(folder.file("scores.parquet"), scores)
+
+    with clock.stage("measure transfer", 1):
+        table = transfer_table(scores)
+        _write_table(folder.file("transfer.parquet"), table)
+
+    with clock.stage("compute similarities", len(config.samples)):
+        alike = _similarities(config, corpus, model, clock)
+        _write_table(folder.file("similarities.parquet"), to_table(alike))
+
+    with clock.stage("regress transfer on similarity", 1):
+        answer = _verdict(config, corpus, table, alike)
+        write_text(folder.file("verdict.json"), answer.to_json() + "\n")
+
+    failed = {o.name: logs[o.key].reason for o in plan if logs[o.key].status != "ok"}
+    record |= {"seconds": clock.seconds, "failed": failed, "notes": list(corpus.notes)}
+    write_json(folder.file("provenance.json"), record)
+    return Result(folder.path, config, scores, table, tuple(alike), answer, failed, clock.seconds)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its tables, matrices and verdict."""
+
+    path: Path
+    """The run folder."""
+    config: StudyConfig
+    scores: pd.DataFrame
+    """The ``scores`` table."""
+    table: pd.DataFrame
+    """The ``transfer`` table."""
+    similarities: tuple[Similarity, ...]
+    verdict: Verdict
+    failed: dict[str, str]
+    """Organisms that could not be trained, with the reason."""
+    seconds: dict[str, float]
+    """Wall time by stage."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Read a run folder.
+
+        Raises:
+            StoreError: a file is missing or damaged.
+        """
+        folder = RunFolder(path)
+        if not folder.file("verdict.json").is_file():
+            raise StoreError(
+                errno.ENOENT, f"{folder.path} holds no finished run: it has no verdict.json"
+            )
+        record = read_json(folder.file("provenance.json"))
+        config, faults = study_faults(read_toml(folder.file("study.toml")))
+        raise_all(faults)
+        assert config is not None
+        scores = _read_table(folder.file("scores.parquet"))
+        alike = from_table(_read_table(folder.file("similarities.parquet")))
+        answer = Verdict.from_json(json.dumps(read_json(folder.file("verdict.json"))))
+        return cls(
+            folder.path,
+            config,
+            scores,
+            _read_table(folder.file("transfer.parquet")),
+            tuple(alike),
+            answer,
+            record.get("failed", {}),
+            record.get("seconds", {}),
+        )
+
+    @property
+    def traits(self) -> list[str]:
+        """The traits with transfer of their own: all but the reference."""
+        return list(traits_trained(self.table))
+
+    def transfer(
+        self,
+        trait: str,
+        *,
+        answer_trait: str | None = None,
+        scale: str = "contrast",
+        part: str = "all",
+        replicate: int | None = None,
+    ) -> TransferMatrix:
+        """Return one source × target matrix; ``answer_trait`` other than ``trait`` gives leakage.
+
+        Raises:
+            InputError: there is none such; says what there is.
+        """
+        return matrix(
+            self.table,
+            trait,
+            answer_trait=answer_trait,
+            scale=scale,
+            part=part,
+            replicate=replicate,
+        )
+
+    def transfers(self, *, scale: str = "contrast") -> dict[str, TransferMatrix]:
+        """Return every trait's own matrix, ready for :func:`conceptnet_em.regress`."""
+        return {trait: self.transfer(trait, scale=scale) for trait in self.traits}
+
+    def similarity(self, predictor: str, *, trait: str | None = None) -> Similarity:
+        """Return the first similarity of that name, for ``trait`` where it is trait-specific.
+
+        Raises:
+            InputError: there is none such; says what there is.
+        """
+        for found in self.similarities:
+            if found.predictor == predictor and (trait is None or found.trait in (None, trait)):
+                return found
+        there = {f"{s.predictor}" + (f" ({s.trait})" if s.trait else "") for s in self.similarities}
+        asked = predictor + (f" ({trait})" if trait else "")
+        raise InputError(f"no similarity {asked}; there is {', '.join(sorted(there))}")
+
+    def reliability(self, trait: str, *, scale: str = "contrast") -> Reliability:
+        """Return the split-half reliability of one trait's off-diagonal cells."""
+        return split_half(item_effects(self.scores), trait, scale=scale, seed=self.config.seed)
+
+
+# --- parts of the run ---
+
+
+def _load(config: StudyConfig) -> LanguageModel:
+    model = load_model(
+        config.model,
+        revision=config.revision,
+        system=config.system,
+        device=config.device,
+        dtype=config.dtype,
+    )
+    raise_all(recipe_faults(config.recipe, model.network, model.n_layers), ModelError)
+    return model
+
+
+def _similarities(
+    config: StudyConfig, corpus: Corpus, model: LanguageModel, clock: Clock
+) -> list[Similarity]:
+    found: list[Similarity] = []
+    for sample in config.samples:
+        found += similarities(
+            config.predictors,
+            corpus,
+            model,
+            traits=config.traits,
+            domains=config.domains,
+            replicate=sample,
+            embedder=config.embedder,
+            layer=config.layer,
+        )
+        clock.watcher.step(f"replicate {sample}")
+    return found
+
+
+def _verdict(
+    config: StudyConfig, corpus: Corpus, table: pd.DataFrame, alike: Sequence[Similarity]
+) -> Verdict:
+    topics = {d: (corpus.domains[d].topic, corpus.domains[d].format) for d in config.domains}
+    return verdict(
+        table, alike, topics=topics, permutations=config.permutations, seed=config.seed
+    )
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    with writing(path):
+        draft = path.with_name(f".{path.name}")
+        table.to_parquet(draft, index=False)
+        draft.replace(path)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise StoreError(errno.EIO, f"cannot read {path}: {error}; run the study again") from error
