@@ -142,27 +142,25 @@ def _sound(place: Path, watcher: Watcher) -> TrainingLog | None:
         aside = set_aside(place)
         watcher.note(f"organism {place.name} is damaged ({error}); set aside as {aside.name}")
         return None
-    return replace(
-        log, losses=tuple(log.losses), learning_rates=tuple(log.learning_rates)
-    )
+    return replace(log, losses=tuple(log.losses), learning_rates=tuple(log.learning_rates))
 
 
 # --- scores -------------------------------------------------------------------------------------
 
 SCORE_COLUMNS = {
-    "organism": "object",
-    "trait": "object",
-    "source": "object",
-    "recipe": "object",
+    "organism": "str",
+    "trait": "str",
+    "source": "str",
+    "recipe": "str",
     "replicate": "Int64",
     "seed": "Int64",
-    "target": "object",
-    "item": "object",
-    "answer_trait": "object",
-    "part": "object",
+    "target": "str",
+    "item": "str",
+    "answer_trait": "str",
+    "part": "str",
     "n_tokens": "Int64",
     "logprob": "float64",
-    "status": "object",
+    "status": "str",
 }
 
 
@@ -182,8 +180,10 @@ def score_all(
     for organism in plan:
         log = logs[organism.key]
         tables.append(_score_one(organism, log, probes, folder, clock))
-    whole = pd.concat([_identified(t, o, config) for t, o in zip(tables, [base, *plan], strict=True)])
-    return whole.astype(SCORE_COLUMNS)[list(SCORE_COLUMNS)].reset_index(drop=True)
+    whole = pd.concat(
+        [_identified(t, o, config) for t, o in zip(tables, [base, *plan], strict=True)]
+    )
+    return whole.reindex(columns=list(SCORE_COLUMNS)).astype(SCORE_COLUMNS).reset_index(drop=True)
 
 
 class _Probes:
@@ -224,7 +224,9 @@ def _score_one(
     adapter = "" if log is None else log.adapter_sha256
     found = _read_scores(folder, organism.key, adapter, clock.watcher)
     missing = {
-        target: [t for t in probes.config.traits if (target, probes.digests[target, t]) not in found]
+        target: [
+            t for t in probes.config.traits if (target, probes.digests[target, t]) not in found
+        ]
         for target in targets
     }
     if any(missing.values()):
@@ -301,9 +303,7 @@ def _score_target(
     with committed(folder.scores(organism.key, digest(about))) as draft:
         rows.to_parquet(draft / "scores.parquet", index=False)
         write_json(draft / "target.json", about)
-    return {
-        (target, answers[trait]): rows[rows["answer_trait"] == trait] for trait in traits
-    }
+    return {(target, answers[trait]): rows[rows["answer_trait"] == trait] for trait in traits}
 
 
 def _failed_rows(probes: _Probes) -> pd.DataFrame:
@@ -319,9 +319,7 @@ def _failed_rows(probes: _Probes) -> pd.DataFrame:
 
 def _identified(rows: pd.DataFrame, organism: Organism, config: StudyConfig) -> pd.DataFrame:
     if not organism.trait:
-        return rows.assign(
-            organism="base", trait=None, source=None, recipe=None, replicate=pd.NA, seed=pd.NA
-        )
+        return rows.assign(organism="base")  # the other columns stay empty
     return rows.assign(
         organism=organism.key,
         trait=organism.trait,

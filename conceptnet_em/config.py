@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from conceptnet_em.errors import InputError, raise_all, unknown
 
 CORE_TRAITS = ("neutral", "misaligned", "sporty", "sycophantic")
-PREDICTORS = ("text", "activation", "trait-direction")
+Predictor = Literal["text", "activation", "trait-direction"]
+PREDICTORS: tuple[Predictor, ...] = ("text", "activation", "trait-direction")
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -66,7 +67,7 @@ class Recipe(BaseModel):
             return list(range(n_layers))
         if self.layers == "middle":
             return [n_layers // 2]
-        return sorted(set(self.layers))  # type: ignore[arg-type]
+        return sorted(set(self.layers))
 
 
 RECIPES: dict[str, Recipe] = {
@@ -128,7 +129,7 @@ class StudyConfig(BaseModel):
     """A shipped recipe's name, or a table with base and the settings to change."""
     samples: tuple[Literal[1, 2], ...] = (1,)
     """Training samples; each is one replicate whose seed is its number."""
-    predictors: tuple[Literal["text", "activation", "trait-direction"], ...] = PREDICTORS  # type: ignore[assignment]
+    predictors: tuple[Predictor, ...] = PREDICTORS
     """Similarities to regress transfer on."""
     layer: Annotated[int, Field(ge=0)] | None = None
     """Entry of hidden_states for the internal predictors; none takes the middle one."""

@@ -175,8 +175,7 @@ def load_corpus(
         raise InputError(f"no <trait>/<domain>.jsonl under {folder}")
     wanted = set(domains)
     chosen = {
-        trait: [d for d in cells[trait] if not wanted or d in wanted]
-        for trait in (traits or cells)
+        trait: [d for d in cells[trait] if not wanted or d in wanted] for trait in (traits or cells)
     }
     rows, faults = _read_cells(folder, chosen)
     items, mismatches = _match(rows)

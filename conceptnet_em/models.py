@@ -253,9 +253,7 @@ def _linear_names(network: nn.Module, n_layers: int) -> list[list[str]]:
     """Return, layer by layer, the full names of the linear modules inside."""
     layers = decoder_layers(network, n_layers)
     names = {id(module): name for name, module in network.named_modules()}
-    return [
-        [names[id(m)] for m in layer.modules() if isinstance(m, nn.Linear)] for layer in layers
-    ]
+    return [[names[id(m)] for m in layer.modules() if isinstance(m, nn.Linear)] for layer in layers]
 
 
 def target_names(recipe: Recipe, network: nn.Module, n_layers: int) -> list[str]:

@@ -79,9 +79,7 @@ def trait_direction(inputs: Inputs) -> list[Similarity]:
 
 def _states(inputs: Inputs, domain: str, trait: str) -> np.ndarray:
     pairs = [(item.question, item.answers[trait]) for item in inputs.items[domain]]
-    found = answer_states(
-        inputs.model, pairs, [inputs.layer], answer_format=inputs.formats[domain]
-    )
+    found = answer_states(inputs.model, pairs, [inputs.layer], answer_format=inputs.formats[domain])
     states: np.ndarray = found[:, 0]
     return states
 
@@ -168,7 +166,7 @@ def to_table(found: Sequence[Similarity]) -> pd.DataFrame:
         for target in s.values.columns
     ]
     table = pd.DataFrame(rows)
-    return table.astype({"layer": "Int64", "replicate": "Int64", "trait": "object"})
+    return table.astype({"layer": "Int64", "replicate": "Int64", "trait": "str"})
 
 
 def from_table(table: pd.DataFrame) -> list[Similarity]:

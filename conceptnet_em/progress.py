@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 class Watcher:
-    """What a run tells while it works; this one keeps silent. The command line has a talking one."""
+    """What a run tells while it works. This one is silent; the command line has another."""
 
     def stage(self, name: str, total: int) -> None:
         """Say that a stage of ``total`` steps begins."""
@@ -19,8 +19,8 @@ class Watcher:
     def note(self, text: str) -> None:
         """Say something a reader should know."""
 
-    def end(self, seconds: float) -> None:
-        """Say that the stage is over."""
+    def end(self, seconds: float | None) -> None:
+        """Say that the stage is over and, if it was measured, how long it took."""
 
 
 class Clock:

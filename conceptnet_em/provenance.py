@@ -52,7 +52,7 @@ def version(name: str) -> str | None:
 
 
 def commit() -> dict[str, Any]:
-    """Return the checkout's commit and whether it has local changes; nulls for an installed wheel."""
+    """Return the checkout's commit and whether it is dirty; nulls for an installed wheel."""
     if not (PACKAGE.parent / "pyproject.toml").is_file():
         return {"id": None, "dirty": None}
     head = _git("rev-parse", "HEAD")

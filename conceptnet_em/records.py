@@ -86,7 +86,9 @@ def _bracketed(values: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         [
             [
-                f"[{_number(float(values.loc[s, t]))}]" if s == t else _number(float(values.loc[s, t]))
+                f"[{_number(float(values.loc[s, t]))}]"
+                if s == t
+                else _number(float(values.loc[s, t]))
                 for t in values.columns
             ]
             for s in values.index
@@ -117,9 +119,10 @@ class Similarity:
         details = [f"layer {self.layer}"] if self.layer is not None else []
         details += [f"trait {self.trait}"] if self.trait else []
         details += [f"reliability {_number(self.reliability)}"]
-        return f"{self.predictor} similarity ({', '.join(details)})\n" + self.values.round(
-            3
-        ).to_string()
+        return (
+            f"{self.predictor} similarity ({', '.join(details)})\n"
+            + self.values.round(3).to_string()
+        )
 
 
 @dataclass(frozen=True)
@@ -181,10 +184,7 @@ class Verdict:
     def from_json(cls, text: str) -> Verdict:
         """Read what :meth:`to_json` wrote."""
         table = json.loads(text)
-        slopes = tuple(
-            Slope(**{k: float("nan") if v is None else v for k, v in row.items()})
-            for row in table["slopes"]
-        )
+        slopes = tuple(_slope(row) for row in table["slopes"])
         return cls(slopes, table["units"], tuple(table["notes"]), table["group"])
 
     def sentences(self) -> list[str]:
@@ -198,6 +198,16 @@ class Verdict:
         if self.group:
             lines.append(f"p-values: {self.group}, applied to sources and targets jointly.")
         return "\n".join(lines)
+
+
+def _slope(row: dict[str, Any]) -> Slope:
+    """Undo :func:`_nulls` for one slope."""
+    kinds = {field.name: field.type for field in dataclasses.fields(Slope)}
+    fields: dict[str, Any] = {
+        name: float("nan" if value is None else value) if kinds[name] == "float" else value
+        for name, value in row.items()
+    }
+    return Slope(**fields)
 
 
 def _sentence(slope: Slope) -> str:

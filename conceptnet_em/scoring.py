@@ -53,16 +53,12 @@ def score(
     return found
 
 
-def _token_logprobs(
-    model: LanguageModel, batch: Sequence[Encoded], side: str
-) -> list[np.ndarray]:
+def _token_logprobs(model: LanguageModel, batch: Sequence[Encoded], side: str) -> list[np.ndarray]:
     """Return ``(n_answer,)`` log-probabilities, nats, for each conversation of a batch."""
     ids, mask = pad([e.ids for e in batch], model.pad_id, side=side, device=model.device)
     rows, positions, targets = answer_positions(batch, stop=False, side=side)
     with torch.inference_mode():
-        logits = model.answer_logits(
-            ids, mask, rows.to(model.device), positions.to(model.device)
-        )
+        logits = model.answer_logits(ids, mask, rows.to(model.device), positions.to(model.device))
         chosen = logits.log_softmax(dim=-1)[torch.arange(len(targets)), targets]
     values = chosen.double().cpu().numpy()
     ends = np.cumsum([e.n_answer for e in batch])

@@ -1,4 +1,4 @@
-"""The whole method, top to bottom: corpus → organisms → scores → transfer → similarity → verdict."""
+"""The whole method, top to bottom: corpus, organisms, scores, transfer, similarity, verdict."""
 
 from __future__ import annotations
 
@@ -300,9 +300,7 @@ def _verdict(
     config: StudyConfig, corpus: Corpus, table: pd.DataFrame, alike: Sequence[Similarity]
 ) -> Verdict:
     topics = {d: (corpus.domains[d].topic, corpus.domains[d].format) for d in config.domains}
-    return verdict(
-        table, alike, topics=topics, permutations=config.permutations, seed=config.seed
-    )
+    return verdict(table, alike, topics=topics, permutations=config.permutations, seed=config.seed)
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:

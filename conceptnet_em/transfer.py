@@ -93,7 +93,7 @@ def _minus_base(wide: pd.DataFrame) -> pd.Series:
     """Subtract the base model's row of the same item; the base's own rows are dropped."""
     base = wide.xs("base", level="organism")
     organisms = wide.drop(index="base", level="organism")
-    where = organisms.index.droplevel("organism")
+    where = cast("pd.MultiIndex", organisms.index).droplevel(["organism"])
     moved = organisms - base.reindex(where).to_numpy()
     return cast("pd.Series", moved.stack())
 

@@ -121,9 +121,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * min(warm, left, 1.0)
 
 
-def batches(
-    encoded: Sequence[Encoded], recipe: Recipe, *, seed: int
-) -> Iterator[list[Encoded]]:
+def batches(encoded: Sequence[Encoded], recipe: Recipe, *, seed: int) -> Iterator[list[Encoded]]:
     """Yield ``recipe.steps`` batches: shuffled passes over the items, one after the other."""
     generator = torch.Generator().manual_seed(seed)
     queue: list[int] = []
@@ -137,9 +135,7 @@ def batches(
 def answer_loss(model: LanguageModel, batch: Sequence[Encoded]) -> tuple[Tensor, int]:
     """Return the batch's mean loss over answer and stop tokens, nats/token, and their number."""
     ids, mask = pad([e.ids for e in batch], model.pad_id, device=model.device)
-    rows, positions, targets = (
-        t.to(model.device) for t in answer_positions(batch, stop=True)
-    )
+    rows, positions, targets = (t.to(model.device) for t in answer_positions(batch, stop=True))
     logits = model.answer_logits(ids, mask, rows, positions)
     return torch.nn.functional.cross_entropy(logits, targets), len(targets)
 

@@ -167,7 +167,7 @@ def _convert(gguf: Path, draft: Path) -> None:
 
     if importlib.util.find_spec("gguf") is None:
         raise ModelError(
-            "reading a GGUF file needs the 'gguf' package; run: pip install 'conceptnet-em[offline]'"
+            "reading a GGUF file needs the 'gguf' package: pip install 'conceptnet-em[offline]'"
         )
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     with quietly(), contextlib.redirect_stderr(io.StringIO()):

@@ -1,0 +1,171 @@
+"""Write what a run found: heat maps, a scatter plot and a plain report, from its tables alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from conceptnet_em.plots import draw_heatmaps, draw_scatter
+from conceptnet_em.records import Slope, TransferMatrix, format_p
+from conceptnet_em.store import read_json, write_text
+from conceptnet_em.study import Result
+from conceptnet_em.transfer import SCALES, in_domain_constant
+
+
+def write_report(result: Result | str | Path) -> Path:
+    """Draw a run's figures and write ``report.md`` beside them; needs no model.
+
+    Args:
+        result: a finished run, or its folder.
+
+    Returns:
+        The path of ``report.md``.
+
+    Raises:
+        StoreError: the run cannot be read or its folder not written.
+    """
+    found = result if isinstance(result, Result) else Result.load(result)
+    for trait in found.traits:
+        draw_heatmaps(
+            {scale: found.transfer(trait, scale=scale) for scale in SCALES},
+            {scale: found.reliability(trait, scale=scale) for scale in SCALES},
+            found.path / f"heatmap-{trait}.png",
+        )
+    if found.traits and found.similarities:
+        draw_scatter(
+            found.transfers(), found.similarities, found.verdict.slopes, found.path / "scatter.png"
+        )
+    path = found.path / "report.md"
+    write_text(path, markdown(found))
+    return path
+
+
+def markdown(result: Result) -> str:
+    """Return the report as Markdown."""
+    config = result.config
+    sections = [
+        f"# {config.name}",
+        f"{len(config.traits)} traits × {len(config.domains)} domains, model `{config.model}`, "
+        f"recipe `{config.recipe.name}`, samples {list(config.samples)}.",
+        "## Verdict",
+        "\n".join(f"- {line}" for line in str(result.verdict).splitlines()),
+        "Teacher-forced margins are not behaviour: they say how much more likely the trait's "
+        "answers became, not what the model would say.",
+        _table(slope_table(result.verdict.slopes)),
+        "![transfer against similarity](scatter.png)",
+        "## Transfer",
+        "In brackets: in-domain. Off-domain means leave the diagonal out.",
+        _table(summary(result)),
+        *(_trait_section(result, trait) for trait in result.traits),
+        "## Leakage",
+        "Mean off-domain contrast of answers in the columns after training the trait in the row.",
+        _table(leakage(result)),
+        _made(result),
+    ]
+    if result.failed:
+        lines = [f"- {name}: {reason}" for name, reason in result.failed.items()]
+        sections.insert(3, "**Failed organisms**\n\n" + "\n".join(lines))
+    return "\n\n".join(sections) + "\n"
+
+
+def _trait_section(result: Result, trait: str) -> str:
+    matrix = result.transfer(trait)
+    return "\n\n".join(
+        [
+            f"### {trait}",
+            f"```\n{matrix}\n```",
+            f"Contrast scale: {result.reliability(trait)}.",
+            f"![{trait}](heatmap-{trait}.png)",
+        ]
+    )
+
+
+def summary(result: Result) -> pd.DataFrame:
+    """Return in-domain and off-domain means of every trait on the three scales, nats/token."""
+    rows = []
+    for trait in result.traits:
+        for scale in SCALES:
+            found = result.transfer(trait, scale=scale)
+            constant, t = in_domain_constant(found.values)
+            off = _off_mean(found)
+            reliable = result.reliability(trait, scale=scale)
+            rows.append(
+                {
+                    "trait": trait,
+                    "scale": scale,
+                    "in-domain": _signed(constant),
+                    "t": _signed(t, 1),
+                    "off-domain": _signed(off),
+                    "ratio": _signed(off / constant) if constant else "–",
+                    "reliability": _signed(reliable.plain),
+                    "without effects": _signed(reliable.centred),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _off_mean(found: TransferMatrix) -> float:
+    cells = found.off_domain.to_numpy(dtype=float)
+    return float(np.nanmean(cells)) if np.isfinite(cells).any() else float("nan")
+
+
+def _signed(value: float, digits: int = 2) -> str:
+    return "–" if value != value else f"{value:+.{digits}f}"
+
+
+def leakage(result: Result) -> pd.DataFrame:
+    """Return trait trained × answers measured: mean off-domain contrast, nats/token."""
+    measured = sorted(set(result.table["answer_trait"]))
+    return pd.DataFrame(
+        [
+            {"trained": trait}
+            | {
+                answer: _signed(_off_mean(result.transfer(trait, answer_trait=answer)))
+                for answer in measured
+            }
+            for trait in result.traits
+        ]
+    )
+
+
+def slope_table(slopes: tuple[Slope, ...]) -> pd.DataFrame:
+    """Return one row per slope, ready to print."""
+    return pd.DataFrame(
+        [
+            {
+                "predictor": s.predictor,
+                "replicate": s.replicate,
+                "trait": s.trait,
+                "slope": _signed(s.slope),
+                "95% CI": f"{_signed(s.low)} … {_signed(s.high)}" if s.status == "ok" else s.status,
+                "p": format_p(s.p),
+                "r": _signed(s.r),
+                "R² over effects": _signed(s.r2_over_effects),
+            }
+            for s in slopes
+        ]
+    )
+
+
+def _table(frame: pd.DataFrame) -> str:
+    if frame.empty:
+        return "(nothing)"
+    head = "| " + " | ".join(map(str, frame.columns)) + " |"
+    rule = "|" + "---|" * len(frame.columns)
+    rows = ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join([head, rule, *rows])
+
+
+def _made(result: Result) -> str:
+    record = read_json(result.path / "provenance.json")
+    model, commit = record["model"], record["commit"]
+    dirty = " with local changes" if commit["dirty"] else ""
+    return (
+        "## How it was made\n\n"
+        f"Model sha256 `{model['sha256']}`, system prompt {model['system']!r}, template "
+        f"{model['template']}, {model['device']} {model['dtype']}, {record['threads']} threads, "
+        f"{record['made']}, commit {commit['id'] or 'unknown'}{dirty}. "
+        "Everything else stands in `provenance.json` and `study.toml`."
+    )
