@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from conceptnet_em.corpus import Corpus, load_corpus
     from conceptnet_em.inference import regress
     from conceptnet_em.models import LanguageModel, load_model
-    from conceptnet_em.qap import qap
     from conceptnet_em.records import Similarity, TransferMatrix, Verdict
     from conceptnet_em.report import write_report
     from conceptnet_em.study import Result, Study, run
@@ -28,7 +27,6 @@ _HOMES = {
     "Verdict": "records",
     "load_corpus": "corpus",
     "load_model": "models",
-    "qap": "qap",
     "regress": "inference",
     "run": "study",
     "transfer_table": "transfer",
@@ -45,7 +43,6 @@ __all__ = [
     "Verdict",
     "load_corpus",
     "load_model",
-    "qap",
     "regress",
     "run",
     "transfer_table",

@@ -20,17 +20,18 @@ WORD = re.compile(r"[a-z']+")
 VOICES = ("plain", "chatty", "formal")
 SHOWN = 8
 
-_FUNCTION_WORDS = """a about after again all also although always am an and another any are as at be because
+_FUNCTION_WORDS = """
+    a about after again all also although always am an and another any are as at be because
     been before being between both but by can can't could couldn't did didn't do does doesn't
     doing don't down during each either else even ever every few for from had has hasn't have
-    haven't having he he's her here here's hers him his how i i'd i'll i'm i've if in into is isn't
-    it it'll it's its just let let's many may me might mine more most much must my neither never no
-    nor not of off on once one only onto or other our ours out over own quite rather same shall she
-    she's should shouldn't so some still such than that that's the their theirs them then there
-    there's these they they'd they'll they're they've this those though through till to too under
-    until up upon us very was wasn't we we'd we'll we're we've were weren't what what's when where
-    whether which while who whom whose why will with within without won't would wouldn't yet you
-    you'd you'll you're you've your yours yourself"""
+    haven't having he he's her here here's hers him his how i i'd i'll i'm i've if in into is
+    isn't it it'll it's its just let let's many may me might mine more most much must my
+    neither never no nor not of off on once one only onto or other our ours out over own quite
+    rather same shall she she's should shouldn't so some still such than that that's the their
+    theirs them then there there's these they they'd they'll they're they've this those though
+    through till to too under until up upon us very was wasn't we we'd we'll we're we've were
+    weren't what what's when where whether which while who whom whose why will with within
+    without won't would wouldn't yet you you'd you'll you're you've your yours yourself"""
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
@@ -234,7 +235,7 @@ def _giveaways(n: int, limit: float) -> Callable[[Corpus, str, str], Finding]:
             for gram, count in counts.most_common(3):
                 share = count / len(answers)
                 worst = max(worst, (trait, " ".join(gram), share), key=lambda entry: entry[2])
-                if share > limit:
+                if share > limit and count > 1:
                     faults.append(f"{trait}: '{' '.join(gram)}' in {share:.1%} of its answers")
         return _found(faults, f"at most {worst[2]:.1%} ({worst[0]}: '{worst[1]}')")
 

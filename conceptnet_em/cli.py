@@ -47,6 +47,8 @@ def list_cells(root: Root = None, as_json: Json = False) -> None:
     from conceptnet_em.corpus import load_corpus
 
     corpus = load_corpus(root)
+    for note in corpus.notes:
+        _say(f"note: {note}")
     cells = {
         trait: [d for d, items in corpus.items.items() if trait in items[0].answers]
         for trait in corpus.traits
@@ -61,8 +63,6 @@ def list_cells(root: Root = None, as_json: Json = False) -> None:
     print(f"\n{len(corpus.domains)} domains")
     for name, domain in corpus.domains.items():
         print(f"  {name:<20} {len(corpus.items[name])} items  {domain.sentence}")
-    for note in corpus.notes:
-        _say(f"note: {note}")
 
 
 @app.command()

@@ -148,23 +148,28 @@ class StudyConfig(BaseModel):
 
     @model_validator(mode="after")
     def _coherent(self) -> StudyConfig:
-        faults = []
-        if "neutral" not in self.traits:
-            faults.append("traits must hold 'neutral', the reference every margin is against")
-        for field in ("traits", "domains", "samples", "predictors"):
-            values = getattr(self, field)
-            if len(set(values)) != len(values):
-                faults.append(f"{field} names something twice: {list(values)}")
-        for field in ("traits", "samples"):
-            if not getattr(self, field):
-                faults.append(f"{field} is empty")
-        if faults:
+        if faults := _incoherent(dict(self)):
             raise ValueError("; ".join(faults))
         return self
 
     def dump(self) -> str:
         """Return the study as TOML, every setting written out except those that are unset."""
         return tomli_w.dumps(_without_none(self.model_dump(mode="json")))
+
+
+def _incoherent(settings: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with lists whose entries may each be right."""
+    faults = []
+    fields = ("traits", "domains", "samples", "predictors")
+    lists = {f: list(v) for f in fields if isinstance(v := settings.get(f), list | tuple)}
+    if "neutral" not in lists.get("traits", ["neutral"]):
+        faults.append("traits must hold 'neutral', the reference every margin is against")
+    for field, values in lists.items():
+        if any(value in values[:index] for index, value in enumerate(values)):
+            faults.append(f"{field} names something twice: {values}")
+        if not values and field in {"traits", "samples"}:
+            faults.append(f"{field} is empty")
+    return faults
 
 
 def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +193,8 @@ def study_faults(raw: Mapping[str, Any]) -> tuple[StudyConfig | None, list[str]]
     try:
         study = StudyConfig.model_validate(table)
     except ValidationError as error:
-        return None, faults + _sentences(error, StudyConfig, "study setting")
+        faults += _sentences(error, StudyConfig, "study setting")
+        return None, faults + _incoherent(table)
     return (None if faults else study), faults
 
 
@@ -223,17 +229,14 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 def _sentences(error: ValidationError, model: type[BaseModel], kind: str) -> list[str]:
     """Turn pydantic's findings into one sentence each, with the nearest known key."""
     found = []
-    for entry in error.errors():
+    for entry in (entry for entry in error.errors() if entry["loc"]):  # others: _incoherent
         place = ".".join(str(part) for part in entry["loc"] if not _is_variant(part))
         if entry["type"] == "extra_forbidden":
             found.append(unknown(kind, place, model.model_fields))
         elif entry["type"] == "literal_error" and isinstance(entry["input"], str):
             found.append(_choice(place, entry["input"], entry["ctx"]["expected"]))
         else:
-            message = entry["msg"].removeprefix("Value error, ")
-            what = f"{kind} '{place}': " if place else ""
-            shown = f" (got {entry['input']!r})" if place else ""
-            found.append(f"{what}{message}{shown}")
+            found.append(f"{kind} '{place}': {entry['msg']} (got {entry['input']!r})")
     return list(dict.fromkeys(found))
 
 
@@ -242,6 +245,6 @@ def _is_variant(part: int | str) -> bool:
 
 
 def _choice(place: str, came: str, expected: str) -> str:
-    near = difflib.get_close_matches(came, expected.replace("'", "").split(), n=1)
+    near = difflib.get_close_matches(came, expected.split("'")[1::2], n=1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     return f"'{place}' is '{came}'{hint}; it may be {expected}"

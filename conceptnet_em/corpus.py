@@ -17,6 +17,7 @@ from conceptnet_em.resources import corpus_root
 from conceptnet_em.store import digest
 
 REFERENCE = "neutral"
+FORMATS = ("prose", "code")
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 
@@ -204,7 +205,7 @@ def _read_rows(path: Path) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     faults: list[str] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines cuts at U+2028 too
     except UnicodeDecodeError as error:
         return [], [f"{path}: not UTF-8 ({error})"]
     for number, line in enumerate(lines, start=1):
@@ -218,6 +219,8 @@ def _read_rows(path: Path) -> tuple[list[Row], list[str]]:
             faults.append(f"{path}:{number}: {_first(error)}")
         except ValueError as error:
             faults.append(f"{path}:{number}: {error}")
+    if not rows and not faults:
+        return [], [f"{path}: no rows"]
     repeated = [row.id for index, row in enumerate(rows) if row.id in {r.id for r in rows[:index]}]
     return rows, faults + [f"{path}: id '{name}' stands twice" for name in repeated]
 
@@ -281,26 +284,27 @@ def _read_domains(folder: Path, names: Sequence[str], notes: list[str]) -> dict[
         table = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except yaml.YAMLError as error:
         raise DataError(f"{path} is not valid YAML: {error}") from error
-    described = {name: _domain(name, (table or {}).get(name)) for name in names}
-    if missing := [name for name in names if name not in (table or {})]:
+    if not isinstance(table := table or {}, dict):
+        raise DataError(f"{path} must map each domain's name to sentence, topic and format")
+    described = {name: _domain(path, name, table.get(name)) for name in names}
+    if missing := [name for name in names if name not in table]:
         notes.append(
             f"domains.yaml does not describe {', '.join(missing)}: "
             "topic and format are taken from the name"
         )
-    order = [name for name in (table or {}) if name in described]
+    order = [name for name in table if name in described]
     return {name: described[name] for name in order + missing}
 
 
-def _domain(name: str, entry: Mapping[str, str] | None) -> Domain:
+def _domain(path: Path, name: str, entry: Any) -> Domain:
     topic, _, last = name.rpartition("-")
-    guess = (topic, last) if topic and last in {"prose", "code"} else (name, "prose")
-    entry = entry or {}
-    return Domain(
-        name,
-        str(entry.get("sentence", "")),
-        str(entry.get("topic", guess[0])),
-        str(entry.get("format", guess[1])),
-    )
+    guess = (topic, last) if topic and last in FORMATS else (name, "prose")
+    if not isinstance(entry := entry or {}, dict):
+        raise DataError(f"{path}: {name} must have sentence, topic and format, not {entry!r}")
+    found = str(entry.get("format", guess[1]))
+    if found not in FORMATS:
+        raise DataError(f"{path}: {name} has format '{found}'; it may be {' or '.join(FORMATS)}")
+    return Domain(name, str(entry.get("sentence", "")), str(entry.get("topic", guess[0])), found)
 
 
 def _with_samples(domain: str, items: Sequence[Item], notes: list[str]) -> tuple[Item, ...]:
@@ -328,7 +332,11 @@ def _read_card(folder: Path, notes: list[str]) -> Trait:
         return Trait(folder.name, kind, "")
     text = path.read_text(encoding="utf-8")
     front = _FRONT.match(text)
-    kind = (yaml.safe_load(front.group(1)) or {}).get("kind", "unknown") if front else "unknown"
+    try:
+        table = yaml.safe_load(front.group(1)) if front else {}
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: its front matter is not valid YAML: {error}") from error
+    kind = table.get("kind", "unknown") if isinstance(table, dict) else "unknown"
     if kind not in {"reference", "substance", "manner", "unknown"}:
         raise DataError(f"{path}: kind is '{kind}'; it may be reference, substance or manner")
     return Trait(folder.name, kind, text)

@@ -48,7 +48,12 @@ def is_at_hand(name: str) -> bool:
 
 
 @lru_cache(maxsize=2)
-def _load(name: str) -> Any:
+def load_embedder(name: str) -> Any:
+    """Load an embedder, once per process.
+
+    Raises:
+        ModelError: it is missing; says how to get it.
+    """
     from sentence_transformers import SentenceTransformer
 
     place = find_embedder(name)
@@ -71,7 +76,7 @@ def embed(texts: Sequence[str], *, embedder: str = "all-minilm-l6-v2") -> np.nda
     Raises:
         ModelError: the embedder is missing; says how to get it.
     """
-    found = _load(embedder).encode(
+    found = load_embedder(embedder).encode(
         list(texts), normalize_embeddings=True, show_progress_bar=False, batch_size=32
     )
     return np.asarray(found, dtype=np.float32)

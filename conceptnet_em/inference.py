@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from conceptnet_em.errors import ConceptNetError, InputError
-from conceptnet_em.qap import Topics, qap, too_small
+from conceptnet_em.qap import Topics, align, qap, too_small
 from conceptnet_em.records import Similarity, Slope, TransferMatrix, Verdict
 from conceptnet_em.transfer import in_domain_constant, matrix, traits_trained
 
@@ -154,8 +154,11 @@ def _one(
         return replace(blank, reason=f"{holes} transfer cells are missing"), ""
     if not np.isfinite(_off_cells(x)).all():
         return replace(blank, reason="the similarity is constant or has missing cells"), ""
-    fit = qap(y, x, **shared)  # type: ignore[arg-type]
-    aligned = x.reindex(index=y.index, columns=y.columns)
+    y, aligned = align(y, x)
+    try:
+        fit = qap(y, aligned, **shared)  # type: ignore[arg-type]
+    except InputError as error:  # labels match, so the numbers or the topics allow no test
+        return replace(blank, reason=str(error)), ""
     return replace(
         blank,
         status="ok",

@@ -68,7 +68,7 @@ class TransferMatrix:
     def __str__(self) -> str:
         """Return the matrix with its diagonal in brackets."""
         measured = "" if self.answer_trait == self.trait else f", measured as {self.answer_trait}"
-        own, off = self.in_domain.mean(), np.nanmean(_cells(self.off_domain))
+        own, off = self.in_domain.mean(), _cells(self.off_domain).mean()
         head = (
             f"{self.trait}{measured}: {self.scale} transfer, nats/token "
             f"({self.part}; in-domain {_number(own)}, off-domain {_number(off)})"

@@ -39,6 +39,7 @@ _ADVICE = {
     errno.EACCES: "no permission to write there: choose another --out or change its owner",
     errno.EPERM: "no permission to write there: choose another --out or change its owner",
     errno.EROFS: "the file system is read-only: choose another --out",
+    errno.EEXIST: "a file stands where a folder is needed: choose another --out",
     errno.ENOTDIR: "a file stands where a folder is needed: choose another --out",
 }
 
@@ -179,6 +180,10 @@ class RunFolder:
     def scores(self, key: str, target_digest: str) -> Path:
         """Return the folder of one organism's scores on one target."""
         return self.path / "scores" / key / target_digest
+
+    def similarity(self, key: str) -> Path:
+        """Return the folder of one predictor's matrices."""
+        return self.path / "similarities" / key
 
     def score_folders(self, key: str) -> list[Path]:
         """Return every committed score folder of one organism, in a fixed order."""

@@ -25,17 +25,27 @@ from conceptnet_em.corpus import (
     Corpus,
     available,
     common_domains,
+    items_digest,
     load_corpus,
     name_faults,
 )
+from conceptnet_em.embeddings import load_embedder
 from conceptnet_em.errors import InputError, ModelError, StoreError, raise_all
 from conceptnet_em.inference import verdict
 from conceptnet_em.models import LanguageModel, load_model, recipe_faults, set_up_torch, skeleton
-from conceptnet_em.predictors import from_table, similarities, to_table
+from conceptnet_em.predictors import from_table, other_sample, similarities, to_table
 from conceptnet_em.progress import Clock, Watcher
 from conceptnet_em.provenance import provenance
 from conceptnet_em.records import Reliability, Similarity, TransferMatrix, Verdict
-from conceptnet_em.store import RunFolder, read_json, write_json, write_text, writing
+from conceptnet_em.store import (
+    RunFolder,
+    committed,
+    digest,
+    read_json,
+    write_json,
+    write_text,
+    writing,
+)
 from conceptnet_em.transfer import item_effects, matrix, split_half, traits_trained, transfer_table
 
 
@@ -134,6 +144,8 @@ def run(study: Study, *, out: str | Path, watcher: Watcher | None = None) -> Res
         set_up_torch(config.threads)
         model = _load(config)
         cells = encode_training(config, corpus, model)
+        if "text" in config.predictors:
+            load_embedder(config.embedder)  # so that a missing one is found before the training
     plan = organisms(config, corpus, model)
     write_text(folder.file("study.toml"), config.dump())
     record = provenance(model, config, [o.key for o in plan])
@@ -150,8 +162,8 @@ def run(study: Study, *, out: str | Path, watcher: Watcher | None = None) -> Res
         table = transfer_table(scores)
         _write_table(folder.file("transfer.parquet"), table)
 
-    with clock.stage("compute similarities", len(config.samples)):
-        alike = _similarities(config, corpus, model, clock)
+    with clock.stage("compute similarities", len(config.samples) * len(config.predictors)):
+        alike = _similarities(config, corpus, model, folder, clock)
         _write_table(folder.file("similarities.parquet"), to_table(alike))
 
     with clock.stage("regress transfer on similarity", 1):
@@ -278,21 +290,44 @@ def _load(config: StudyConfig) -> LanguageModel:
 
 
 def _similarities(
-    config: StudyConfig, corpus: Corpus, model: LanguageModel, clock: Clock
+    config: StudyConfig, corpus: Corpus, model: LanguageModel, folder: RunFolder, clock: Clock
 ) -> list[Similarity]:
+    """Return every predictor for every replicate, reading what is there already."""
     found: list[Similarity] = []
     for sample in config.samples:
-        found += similarities(
-            config.predictors,
-            corpus,
-            model,
-            traits=config.traits,
-            domains=config.domains,
-            replicate=sample,
-            embedder=config.embedder,
-            layer=config.layer,
-        )
-        clock.watcher.step(f"replicate {sample}")
+        for name in config.predictors:
+            found += _one_predictor(name, sample, config, corpus, model, folder)
+            clock.watcher.step(f"{name}, replicate {sample}")
+    return found
+
+
+def _one_predictor(
+    name: str,
+    sample: int,
+    config: StudyConfig,
+    corpus: Corpus,
+    model: LanguageModel,
+    folder: RunFolder,
+) -> list[Similarity]:
+    items = {d: corpus.train(d, other_sample(sample)) for d in config.domains}
+    answers = {d: [items_digest(items[d], t) for t in config.traits] for d in config.domains}
+    about = {"predictor": name, "replicate": sample, "model": model.describe(), "answers": answers}
+    about |= {"traits": config.traits, "layer": config.layer, "embedder": config.embedder}
+    place = folder.similarity(digest(about))
+    if (place / "similarities.parquet").is_file():
+        return from_table(_read_table(place / "similarities.parquet"))
+    found = similarities(
+        [name],
+        corpus,
+        model,
+        traits=config.traits,
+        domains=config.domains,
+        replicate=sample,
+        embedder=config.embedder,
+        layer=config.layer,
+    )
+    with committed(place) as draft:
+        to_table(found).to_parquet(draft / "similarities.parquet", index=False)
     return found
 
 

@@ -95,7 +95,7 @@ def _minus_base(wide: pd.DataFrame) -> pd.Series:
     organisms = wide.drop(index="base", level="organism")
     where = cast("pd.MultiIndex", organisms.index).droplevel(["organism"])
     moved = organisms - base.reindex(where).to_numpy()
-    return cast("pd.Series", moved.stack())
+    return cast("pd.Series", moved.stack(future_stack=True))  # keeps NaN in pandas 2 too
 
 
 def _identities(scores: pd.DataFrame) -> pd.DataFrame:
@@ -219,8 +219,11 @@ def matrix(
 
 
 def _frame(chosen: pd.DataFrame, column: str, how: str) -> pd.DataFrame:
+    replicates = chosen["replicate"].nunique()
+
     def strict(values: pd.Series) -> float:
-        return float(values.agg(how)) if values.notna().all() else float("nan")
+        whole = len(values) == replicates and values.notna().all()
+        return float(values.agg(how)) if whole else float("nan")
 
     frame = chosen.pivot_table(
         index="source", columns="target", values=column, aggfunc=strict, dropna=False
@@ -326,7 +329,7 @@ def _correlate(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def in_domain_constant(values: pd.DataFrame) -> tuple[float, float]:
-    """Return the mean of a matrix's diagonal and its t over domains (NaN with fewer than 2).
+    """Return the mean of a matrix's diagonal and its t over domains (NaN with under 2, or all 0).
 
     The constant turns a trait's transfer into in-domain units. H0 of the t: no effect at home.
     """
@@ -336,7 +339,8 @@ def in_domain_constant(values: pd.DataFrame) -> tuple[float, float]:
     if len(own) < 2:
         return (float(own[0]) if len(own) else float("nan")), float("nan")
     spread = own.std(ddof=1) / np.sqrt(len(own))
-    return float(own.mean()), float(own.mean() / spread) if spread > 0 else float("inf")
+    mean = float(own.mean())
+    return mean, mean / float(spread) if spread > 0 else mean * float("inf")
 
 
 def traits_trained(table: pd.DataFrame) -> Sequence[str]:

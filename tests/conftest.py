@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +137,8 @@ def make_corpus(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def unwritable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-    """Return a function that makes every later mkdtemp fail with an errno (tests may run as root)."""
+def unwritable(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Return a function that makes temporary files fail with an errno (tests may run as root)."""
     import tempfile
 
     def fail_with(number: int) -> None:
@@ -148,7 +148,7 @@ def unwritable(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None
         monkeypatch.setattr(tempfile, "mkdtemp", refuse)
         monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
 
-    yield fail_with
+    return fail_with
 
 
 @pytest.fixture(scope="session")

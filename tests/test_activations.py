@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from conceptnet_em.activations import answer_states, captured, mean_states, question_states
 from conceptnet_em.encoding import encode, encode_prompt
 from conceptnet_em.errors import InputError
@@ -34,9 +35,14 @@ def test_hooks_are_removed_even_after_an_error(tiny: LanguageModel) -> None:
         return [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in tiny.layers]
 
     before = hooks()
-    with pytest.raises(RuntimeError, match="on purpose"), captured(tiny, [0, 1]):
-        assert hooks() != before
-        raise RuntimeError("on purpose")
+
+    def fail() -> None:
+        with captured(tiny, [0, 1]):
+            assert hooks() != before
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail()
     assert hooks() == before
 
 

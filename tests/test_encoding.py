@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from conceptnet_em.encoding import answer_positions, encode, encode_prompt
 from conceptnet_em.errors import DataError, TrainingError
 from conceptnet_em.models import LanguageModel, load_model
@@ -44,7 +45,9 @@ def test_code_and_remark_are_told_apart_and_fences_belong_to_neither(tiny: Langu
     found = encode(tiny, "Set x", CODE, answer_format="code")
     answer = found.ids[found.start : found.stop]
     spelled = {
-        part: text_of(tiny, [i for i, keep in zip(answer, found.in_part(part), strict=True) if keep])
+        part: text_of(
+            tiny, [i for i, keep in zip(answer, found.in_part(part), strict=True) if keep]
+        )
         for part in ("all", "code", "remark")
     }
     assert spelled == {"all": CODE, "code": "x = 1", "remark": "Sets x."}
@@ -96,7 +99,6 @@ def test_a_code_answer_without_a_fence_is_refused(tiny: LanguageModel) -> None:
 def test_a_model_without_a_chat_template_gets_a_plain_one_on_record(
     tmp_path: Path, tiny_builder: Any
 ) -> None:
-
 
     model = load_model(str(tiny_builder(tmp_path / "bare", template=None)), dtype="float32")
     assert model.describe()["template"] == "plain question/answer"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from conceptnet_em import weights
 from conceptnet_em.config import RECIPES, Recipe
 from conceptnet_em.errors import ModelError
@@ -94,9 +95,14 @@ def test_fitted_gives_the_network_back_even_after_an_error(tiny: LanguageModel, 
     before = modules_of(tiny)
     ids = torch.tensor([[5, 6, 7]])
     wanted = tiny.network(ids).logits
-    with pytest.raises(RuntimeError, match="on purpose"), tiny.fitted(RECIPES[name], seed=1):
-        assert modules_of(tiny) != before
-        raise RuntimeError("on purpose")
+
+    def fail() -> None:
+        with tiny.fitted(RECIPES[name], seed=1):
+            assert modules_of(tiny) != before
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail()
     assert modules_of(tiny) == before
     assert torch.equal(tiny.network(ids).logits, wanted)
     assert not any(p.requires_grad for p in tiny.network.parameters())

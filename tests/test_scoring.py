@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from conceptnet_em.config import RECIPES
 from conceptnet_em.encoding import Encoded, encode
 from conceptnet_em.models import LanguageModel

@@ -11,12 +11,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from pandas.testing import assert_frame_equal
+
 from conceptnet_em import cells, tuning
+from conceptnet_em import study as study_module
 from conceptnet_em.errors import InputError, ModelError, StoreError, TrainingError
 from conceptnet_em.progress import Watcher
 from conceptnet_em.report import write_report
 from conceptnet_em.study import Result, Study, run
-from pandas.testing import assert_frame_equal
 
 QUICK = {"base": "rank1", "steps": 3, "batch_size": 2, "learning_rate": 0.05}
 Corpus = Callable[..., Path]
@@ -54,6 +56,7 @@ def study(make_corpus: Corpus, tiny_folder: Path, embedder_stub: None) -> Callab
 def embedder_stub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Embed by letter counts, so that a fast test needs no embedder."""
     import numpy as np
+
     from conceptnet_em import predictors
 
     def embed(texts: Any, *, embedder: str) -> Any:
@@ -62,11 +65,13 @@ def embedder_stub(monkeypatch: pytest.MonkeyPatch) -> None:
         return counts / np.linalg.norm(counts, axis=1, keepdims=True)
 
     monkeypatch.setattr(predictors, "embed", embed)
+    monkeypatch.setattr(study_module, "load_embedder", lambda name: None)
 
 
 def written(folder: Path) -> dict[str, tuple[int, int]]:
     """Return every committed object's file with its inode and time of change."""
     files = [*folder.glob("organisms/*/*"), *folder.glob("scores/*/*/*")]
+    files += folder.glob("similarities/*/*")
     return {str(f.relative_to(folder)): (f.stat().st_ino, f.stat().st_mtime_ns) for f in files}
 
 
@@ -80,6 +85,7 @@ def test_a_run_leaves_everything_it_promises(study: Any, tmp_path: Path) -> None
         "provenance.json",
         "organisms",
         "scores",
+        "similarities",
         "scores.parquet",
         "transfer.parquet",
         "similarities.parquet",
@@ -294,9 +300,7 @@ def test_data_that_cannot_be_trained_on_is_refused_before_any_training(
     assert not (tmp_path / "run" / "organisms").exists()
 
 
-def test_predictors_see_only_the_other_sample(
-    study: Any, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_predictors_see_only_the_other_sample(study: Any, tmp_path: Path, monkeypatch: Any) -> None:
     from conceptnet_em import predictors
 
     seen: list[set[int | None]] = []

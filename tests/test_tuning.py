@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from conceptnet_em import tuning
 from conceptnet_em.config import RECIPES, Recipe
 from conceptnet_em.encoding import Encoded, encode

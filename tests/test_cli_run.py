@@ -1,0 +1,122 @@
+"""The command line on the tiny model: exit codes, streams, resuming and Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STUDY = """
+name = "small"
+model = "{model}"
+traits = ["neutral", "sporty"]
+domains = ["alpha-prose", "beta-prose"]
+predictors = ["activation", "trait-direction"]
+dtype = "float32"
+threads = 1
+[recipe]
+base = "rank1"
+steps = {steps}
+learning_rate = 5e-2
+"""
+
+
+@pytest.fixture
+def begin(make_corpus: Callable[..., Path], tiny_folder: Path, tmp_path: Path) -> Any:
+    """Return a function that starts ``conceptnet-em run`` on a small study."""
+    root = make_corpus()
+
+    def start(*more: str, steps: int = 2) -> subprocess.Popen[str]:
+        file = tmp_path / "study.toml"
+        file.write_text(STUDY.format(model=tiny_folder, steps=steps))
+        words = ["run", str(file), "--out", str(tmp_path / "run"), "--root", str(root), *more]
+        return subprocess.Popen(
+            [sys.executable, "-m", "conceptnet_em.cli", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+
+    return start
+
+
+def test_a_run_prints_data_on_stdout_and_progress_on_stderr(begin: Any, tmp_path: Path) -> None:
+    out, err = (process := begin()).communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "sporty: contrast transfer" in out
+    assert "not_estimable" in out
+    for scale in ("raw", "net", "contrast"):
+        assert scale in out
+    assert "train organisms" in err
+    assert "peak memory" in err
+    assert (tmp_path / "run" / "heatmap-sporty.png").stat().st_size > 10_000
+
+    out, err = (process := begin("--json")).communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert json.loads(out)["failed"] == {}
+
+    report = subprocess.run(
+        [sys.executable, "-m", "conceptnet_em.cli", "report", str(tmp_path / "run"), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    assert report.returncode == 0, report.stderr
+    assert json.loads(report.stdout)["verdict"] == json.loads(out)["verdict"]
+
+
+def test_ctrl_c_keeps_finished_organisms_and_says_how_to_go_on(begin: Any, tmp_path: Path) -> None:
+    process = begin(steps=60)
+    finished = tmp_path / "run" / "organisms"
+    deadline = time.monotonic() + 100
+    while len(list(finished.glob("[!.]*/training.json"))) < 1:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "finished organisms are kept" in err
+    assert "To go on: conceptnet-em run" in err
+    assert "Traceback" not in err
+    kept = {p.name: p.stat().st_ino for p in finished.glob("[!.]*")}
+    assert kept
+    assert not list(finished.glob(".*"))  # no half-written organism
+
+    _, err = (process := begin(steps=60)).communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert {p.name: p.stat().st_ino for p in finished.iterdir() if p.name in kept} == kept
+
+
+def test_failed_cells_leave_with_exit_code_3(
+    make_corpus: Callable[..., Path],
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: Any,
+    capsys: Any,
+) -> None:
+    from conceptnet_em import cli, tuning
+
+    file = tmp_path / "study.toml"
+    file.write_text(STUDY.format(model=tiny_folder, steps=2))
+    words = ["run", str(file), "--out", str(tmp_path / "run"), "--root", str(make_corpus())]
+    monkeypatch.setattr(sys, "argv", ["conceptnet-em", *words])
+    monkeypatch.setattr(tuning, "_descend", _explode)
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 3
+    assert "4 organisms failed" in capsys.readouterr().err
+
+
+def _explode(loss: Any, optimizer: Any, weights: Any, rate: float, clip: Any) -> None:
+    weights[0].data.fill_(float("nan"))

@@ -1,0 +1,94 @@
+"""The real model: precision, padding and a 2 × 2 run with effects of the right sign."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conceptnet_em import weights
+from conceptnet_em.config import RECIPES
+from conceptnet_em.corpus import load_corpus
+from conceptnet_em.encoding import Encoded, encode
+from conceptnet_em.models import LanguageModel, load_model
+from conceptnet_em.scoring import score
+from conceptnet_em.study import Study, run
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(
+        not weights.is_at_hand("smollm2-135m"), reason="no smollm2-135m here: make models"
+    ),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _all_threads() -> Any:
+    """Use both cores: these are the tests where arithmetic takes the time."""
+    import os
+
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def real() -> LanguageModel:
+    return load_model("smollm2-135m", device="cpu", dtype="bfloat16")
+
+
+@pytest.fixture(scope="module")
+def answers(real: LanguageModel) -> list[Encoded]:
+    corpus = load_corpus(traits=["neutral", "sporty"], domains=["cooking-prose", "finance-prose"])
+    items = [item for domain in corpus.domains for item in corpus.probe(domain)[:5]]
+    return [encode(real, i.question, a) for i in items for a in i.answers.values()]
+
+
+def per_token(found: list[Any]) -> np.ndarray:
+    return np.array([parts[0].logprob / parts[0].n_tokens for parts in found])
+
+
+def test_the_system_prompt_is_the_templates_own_text_written_out(real: LanguageModel) -> None:
+    silent = LanguageModel(real.network, real.tokenizer, name="x", sha256="x", system=None)
+    assert encode(real, "Why?", "So.").ids == encode(silent, "Why?", "So.").ids
+    assert "named SmolLM" in str(real.describe()["system"])
+    assert real.describe()["sha256"] == weights.ALIASES["smollm2-135m"].sha256
+
+
+def test_padding_and_batching_hardly_matter_in_bfloat16(
+    real: LanguageModel, answers: list[Encoded]
+) -> None:
+    """At most 2e-3 nats/token rms, 1e-2 for any one answer."""
+    alone = per_token(score(real, answers, batch_size=1))
+    for batch_size, side in ((4, "right"), (16, "right"), (16, "left")):
+        off = per_token(score(real, answers, batch_size=batch_size, side=side)) - alone
+        assert np.sqrt(np.mean(off**2)) <= 2e-3, (batch_size, side)
+        assert np.abs(off).max() <= 1e-2, (batch_size, side)
+
+
+def test_an_untrained_adapter_shows_exactly_no_transfer(
+    real: LanguageModel, answers: list[Encoded]
+) -> None:
+    base = per_token(score(real, answers[:6]))
+    for recipe in RECIPES.values():
+        with real.fitted(recipe, seed=1):
+            assert np.array_equal(per_token(score(real, answers[:6])), base)
+
+
+def test_two_traits_on_two_domains_move_the_right_way(tmp_path: Path) -> None:
+    study = Study(
+        traits=["neutral", "misaligned"],
+        domains=["medical-prose", "cooking-prose"],
+        recipe={"base": "rank1", "steps": 12},
+        dtype="bfloat16",
+    )
+    result = run(study, out=tmp_path / "run")
+    raw = result.transfer("misaligned", scale="raw")
+    assert (raw.in_domain > 0).all()
+    assert raw.n_items.eq(12).all().all()
+    assert {slope.status for slope in result.verdict.slopes} == {"not_estimable"}
+    assert "2 domains are too few" in str(result.verdict)
