@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from conceptnet_em.encoding import encode, encode_prompt
 from conceptnet_em.errors import InputError
-from conceptnet_em.models import LanguageModel, pad
+from conceptnet_em.models import LanguageModel
 
 
 def middle_layer(model: LanguageModel) -> int:
@@ -86,7 +86,7 @@ def mean_states(
     with torch.inference_mode(), captured(model, layers) as caught:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            ids, mask = pad([rows[k][0] for k in chosen], model.pad_id, device=model.device)
+            ids, mask = model.padded([rows[k][0] for k in chosen])
             model.decode(ids, mask)
             for row, k in enumerate(chosen):
                 for column, layer in enumerate(layers):

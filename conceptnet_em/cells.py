@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from conceptnet_em.encoding import Encoded, encode
 from conceptnet_em.errors import ConceptNetError, TrainingError, raise_all
 from conceptnet_em.models import LanguageModel
 from conceptnet_em.progress import Clock, Watcher
-from conceptnet_em.scoring import score
+from conceptnet_em.scoring import AnswerScore, PackedAnswers, score
+from conceptnet_em.stacking import can_pack, can_skip
 from conceptnet_em.store import (
     RunFolder,
     committed,
@@ -41,7 +42,7 @@ class Organism:
     @property
     def name(self) -> str:
         """Return trait, source and replicate in one word."""
-        return f"{self.trait}/{self.source}/{self.replicate}"
+        return f"{self.trait}/{self.source}/{self.replicate}" if self.trait else "base"
 
 
 def organisms(config: StudyConfig, corpus: Corpus, model: LanguageModel) -> list[Organism]:
@@ -198,14 +199,28 @@ class _Probes:
             for target, found in self.items.items()
             for trait in config.traits
         }
-        self._encoded: dict[tuple[str, str], list[Encoded]] = {}
+        lowest = config.recipe.layer_numbers(model.n_layers)[0]
+        self._block = lowest if can_skip(model, lowest) else 0
+        self._can_pack = can_pack(model)
+        self._packed: dict[tuple[str, tuple[str, ...]], Callable[[], list[list[AnswerScore]]]] = {}
 
-    def encoded(self, target: str, trait: str) -> list[Encoded]:
-        if (target, trait) not in self._encoded:
-            self._encoded[target, trait] = [
-                _encoded(self.model, self.corpus, item, trait) for item in self.items[target]
+    def score(self, target: str, traits: Sequence[str]) -> list[list[AnswerScore]]:
+        """Score one target's answers, trait after trait, under what the model now wears."""
+        key = (target, tuple(traits))
+        if key not in self._packed:
+            encoded = [
+                _encoded(self.model, self.corpus, item, trait)
+                for trait in traits
+                for item in self.items[target]
             ]
-        return self._encoded[target, trait]
+            self._packed[key] = self._pack(encoded)
+        return self._packed[key]()
+
+    def _pack(self, encoded: list[Encoded]) -> Callable[[], list[list[AnswerScore]]]:
+        size = self.config.batch_size
+        if not self._can_pack:
+            return lambda: score(self.model, encoded, batch_size=size)
+        return PackedAnswers(self.model, encoded, block=self._block, batch_size=size).score
 
 
 def _score_one(
@@ -236,7 +251,7 @@ def _score_one(
                     found |= _score_target(
                         organism, target, missing[target], adapter, probes, folder
                     )
-                clock.watcher.step(f"{organism.name or 'base'} → {target}")
+                clock.watcher.step(f"{organism.name} → {target}")
     else:
         for target in targets:
             clock.watcher.step(f"{organism.name} → {target}")
@@ -288,8 +303,7 @@ def _score_target(
 ) -> Found:
     """Score one target's answers of ``traits`` and commit them."""
     asked = [(trait, item) for trait in traits for item in probes.items[target]]
-    encoded = [e for trait in traits for e in probes.encoded(target, trait)]
-    found = score(probes.model, encoded, batch_size=probes.config.batch_size)
+    found = probes.score(target, traits)
     rows = pd.DataFrame(
         [
             (target, item.id, trait, s.part, s.n_tokens, s.logprob, "ok")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from conceptnet_em.corpus import answer_parts
 from conceptnet_em.errors import TrainingError
-from conceptnet_em.models import LanguageModel
+from conceptnet_em.models import LanguageModel, row_starts
 
 PARTS = ("all", "code", "remark")
 
@@ -170,12 +170,11 @@ def answer_positions(
     Returns:
         Three ``(n,)`` integer tensors; position ``p`` of a row predicts the token at ``p + 1``.
     """
-    length = max(len(e.ids) for e in batch)
+    shifts = row_starts([len(e.ids) for e in batch], side=side)
     rows: list[int] = []
     positions: list[int] = []
     targets: list[int] = []
-    for row, e in enumerate(batch):
-        shift = length - len(e.ids) if side == "left" else 0
+    for row, (shift, e) in enumerate(zip(shifts, batch, strict=True)):
         end = e.stop + 1 if stop else e.stop
         rows += [row] * (end - e.start)
         positions += range(shift + e.start - 1, shift + end - 1)

@@ -14,7 +14,8 @@ from torch import Tensor
 from conceptnet_em.config import Recipe
 from conceptnet_em.encoding import Encoded, answer_positions
 from conceptnet_em.errors import TrainingError
-from conceptnet_em.models import LanguageModel, pad
+from conceptnet_em.models import LanguageModel
+from conceptnet_em.stacking import Frozen, can_skip, skipping
 from conceptnet_em.store import file_digest
 
 WEIGHTS = "adapter_model.safetensors"
@@ -49,6 +50,7 @@ def train(
     *,
     out: Path,
     seed: int,
+    share: bool = True,
     on_step: Callable[[int, float], None] | None = None,
 ) -> TrainingLog:
     """Train one adapter and write it to ``out`` in PEFT format (safetensors).
@@ -63,6 +65,8 @@ def train(
         recipe: how to train.
         out: an existing folder.
         seed: of the adapter's start and of the order of conversations.
+        share: run the blocks below the lowest adapted one once instead of at every step, where the
+            architecture allows it; the plain path gives the same up to rounding.
         on_step: called with the step number, from 1, and its loss.
 
     Returns:
@@ -74,17 +78,19 @@ def train(
         ModelError: a module or layer of the recipe does not exist.
     """
     _refuse(encoded)
+    block = recipe.layer_numbers(model.n_layers)[0]
     with model.fitted(recipe, seed=seed) as wrapped:
         weights = [p for p in wrapped.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             weights, lr=1.0, betas=recipe.betas, weight_decay=recipe.weight_decay
         )
+        frozen = Frozen(model, encoded, block) if share and can_skip(model, block) else None
         before = _answer_logits(model, encoded[0])
         losses: list[float] = []
         rates = [learning_rate(recipe, step) for step in range(recipe.steps)]
         n_tokens = 0
         for step, batch in enumerate(batches(encoded, recipe, seed=seed)):
-            loss, count = answer_loss(model, batch)
+            loss, count = answer_loss(model, batch, frozen)
             losses.append(float(loss.detach()))
             n_tokens += count
             if not math.isfinite(losses[-1]):
@@ -132,11 +138,19 @@ def batches(encoded: Sequence[Encoded], recipe: Recipe, *, seed: int) -> Iterato
         del queue[: recipe.batch_size]
 
 
-def answer_loss(model: LanguageModel, batch: Sequence[Encoded]) -> tuple[Tensor, int]:
-    """Return the batch's mean loss over answer and stop tokens, nats/token, and their number."""
-    ids, mask = pad([e.ids for e in batch], model.pad_id, device=model.device)
-    rows, positions, targets = (t.to(model.device) for t in answer_positions(batch, stop=True))
-    logits = model.answer_logits(ids, mask, rows, positions)
+def answer_loss(
+    model: LanguageModel, batch: Sequence[Encoded], frozen: Frozen | None = None
+) -> tuple[Tensor, int]:
+    """Return the batch's mean loss over answer and stop tokens, nats/token, and their number.
+
+    With ``frozen`` the blocks below the lowest adapted one are not computed again.
+    """
+    ids, mask = model.padded([e.ids for e in batch])
+    places = answer_positions(batch, stop=True)
+    rows, positions, targets = (tensor.to(model.device) for tensor in places)
+    block = frozen.block if frozen else 0
+    with skipping(model, block, frozen.entering(batch) if frozen else None):
+        logits = model.answer_logits(model.inputs(ids, mask), rows, positions)
     return torch.nn.functional.cross_entropy(logits, targets), len(targets)
 
 
@@ -157,10 +171,10 @@ def _descend(
 
 
 def _answer_logits(model: LanguageModel, encoded: Encoded) -> Tensor:
-    ids, mask = pad([encoded.ids], model.pad_id, device=model.device)
+    ids, mask = model.padded([encoded.ids])
     rows, positions, _ = (t.to(model.device) for t in answer_positions([encoded], stop=True))
     with torch.no_grad():
-        return model.answer_logits(ids, mask, rows, positions)
+        return model.answer_logits(model.inputs(ids, mask), rows, positions)
 
 
 def _save(wrapped: Any, model: LanguageModel, out: Path) -> None:

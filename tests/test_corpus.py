@@ -24,7 +24,7 @@ Rows = list[dict[str, Any]]
 
 
 def rows(path: Path) -> Rows:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
 
 
 def write(path: Path, entries: Rows) -> None:
@@ -109,7 +109,8 @@ def test_samples_and_probes_are_the_rows_that_say_so(make_corpus):
 def test_the_reference_comes_first_and_domains_keep_the_order_of_their_file(make_corpus):
     corpus = load_corpus(make_corpus())
     assert next(iter(corpus.traits)) == "neutral"
-    assert list(corpus.domains) == [f"{d}-prose" for d in "alpha beta gamma delta epsilon".split()]
+    order = ["alpha", "beta", "gamma", "delta", "epsilon"]
+    assert list(corpus.domains) == [f"{topic}-prose" for topic in order]
 
 
 def test_only_what_was_asked_for_is_read(make_corpus):

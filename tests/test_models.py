@@ -162,7 +162,7 @@ def test_unknown_modules_and_layers_are_all_named(tiny_folder: Path) -> None:
 def test_the_short_way_to_answer_logits_equals_the_long_one(tiny: LanguageModel) -> None:
     ids, mask = pad([[5, 6, 7, 8], [9, 10]], 0, device=torch.device("cpu"))
     rows, positions = torch.tensor([0, 0, 1]), torch.tensor([1, 3, 1])
-    short = tiny.answer_logits(ids, mask, rows, positions)
+    short = tiny.answer_logits(tiny.inputs(ids, mask), rows, positions)
     whole = tiny.network(input_ids=ids, attention_mask=mask).logits[rows, positions]
     assert torch.allclose(short, whole, atol=1e-6)
 
@@ -181,12 +181,14 @@ def test_a_head_that_does_more_than_multiply_takes_the_long_way(
     monkeypatch.setattr(tiny.network, "forward", capped)
     monkeypatch.setattr(tiny, "_short_head", None)
     rows, positions = torch.tensor([0]), torch.tensor([2])
-    found = tiny.answer_logits(ids, mask, rows, positions)
+    found = tiny.answer_logits(tiny.inputs(ids, mask), rows, positions)
     assert torch.allclose(found, tiny.network(ids).logits[rows, positions])
     monkeypatch.setattr(tiny, "_short_head", None)
 
 
-def test_padding_goes_on_the_side_asked_for() -> None:
-    ids, mask = pad([[1, 2, 3], [4]], 9, side="left", device=torch.device("cpu"))
-    assert ids.tolist() == [[1, 2, 3], [9, 9, 4]]
-    assert mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+def test_padding_goes_on_the_side_asked_for_in_whole_groups() -> None:
+    ids, mask = pad([[1] * 40, [2] * 3], 9, side="left", device=torch.device("cpu"))
+    assert ids[1].tolist() == [9] * 32 + [2] * 3 + [9] * 5
+    assert mask[1].tolist() == [0] * 32 + [1] * 3 + [0] * 5
+    ids, _ = pad([[1] * 5, [2] * 3], 9, side="right", device=torch.device("cpu"))
+    assert ids[1].tolist() == [2, 2, 2, 9, 9]

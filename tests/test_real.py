@@ -92,3 +92,22 @@ def test_two_traits_on_two_domains_move_the_right_way(tmp_path: Path) -> None:
     assert raw.n_items.eq(12).all().all()
     assert {slope.status for slope in result.verdict.slopes} == {"not_estimable"}
     assert "2 domains are too few" in str(result.verdict)
+
+
+def test_the_fast_path_scores_like_the_plain_one(
+    real: LanguageModel, answers: list[Encoded], tmp_path: Path
+) -> None:
+    """At most 2e-3 nats/token rms and 1e-2 for any one, under a trained adapter too."""
+    from conceptnet_em.scoring import PackedAnswers
+    from conceptnet_em.tuning import train
+
+    recipe = RECIPES["rank1"].model_copy(update={"steps": 6})
+    packed = PackedAnswers(real, answers, block=15, batch_size=16)
+    base = per_token(packed.score()) - per_token(score(real, answers))
+    log = train(real, answers[:6], recipe, out=tmp_path, seed=1)
+    assert log.losses[-1] < log.losses[0]
+    with real.wearing(tmp_path):
+        worn = per_token(packed.score()) - per_token(score(real, answers))
+    for off in (base, worn):
+        assert np.sqrt(np.mean(off**2)) <= 2e-3
+        assert np.abs(off).max() <= 1e-2

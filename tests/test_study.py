@@ -190,9 +190,9 @@ def test_a_failed_organism_leaves_the_others_running(
     original = tuning.answer_loss
     seen: list[int] = []
 
-    def poisoned(model: Any, batch: Any) -> Any:
+    def poisoned(model: Any, batch: Any, frozen: Any) -> Any:
         seen.append(1)
-        loss, count = original(model, batch)
+        loss, count = original(model, batch, frozen)
         return (loss * float("nan") if len(seen) == 4 else loss), count  # the second organism
 
     monkeypatch.setattr(tuning, "answer_loss", poisoned)
