@@ -23,12 +23,13 @@ LAYERS = {
     3: {"corpus", "weights"},
     4: {"models", "embeddings"},
     5: {"encoding", "provenance"},
-    6: {"tuning", "scoring", "activations"},
-    7: {"predictors", "checks", "cells"},
-    8: {"study"},
-    9: {"plots"},
-    10: {"report"},
-    11: {"cli", "__init__"},
+    6: {"stacking"},
+    7: {"tuning", "scoring", "activations"},
+    8: {"predictors", "checks", "cells"},
+    9: {"study"},
+    10: {"plots"},
+    11: {"report"},
+    12: {"cli", "__init__"},
 }
 """Design's order (architecture.md) over the modules that exist; change table and test together."""
 
@@ -79,7 +80,10 @@ def test_no_module_stands_in_two_layers():
 
 def test_a_module_imports_only_from_lower_layers():
     wrong = [
-        t for name, path in modules().items() for t in trespasses(name, path.read_text("utf-8"))
+        trespass
+        for name, path in modules().items()
+        if name in LEVEL  # the others are named by the test above
+        for trespass in trespasses(name, path.read_text("utf-8"))
     ]
     assert wrong == []
 
@@ -97,7 +101,7 @@ def test_a_module_imports_only_from_lower_layers():
     ],
 )
 def test_the_layer_test_sees_every_way_to_import_upwards(line):
-    assert trespasses("corpus", line) == ["corpus (layer 3) imports study (layer 8)"]
+    assert trespasses("corpus", line) == ["corpus (layer 3) imports study (layer 9)"]
 
 
 def test_the_layer_test_sees_a_sideways_import_and_lets_a_downward_one_pass():
