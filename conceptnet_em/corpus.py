@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from conceptnet_em.errors import DataError, InputError, raise_all, unknown
 from conceptnet_em.resources import corpus_root
@@ -38,6 +38,12 @@ class Row(BaseModel):
     sample: Literal[1, 2] | None = None
     voice: str | None = None
     messages: tuple[Message, ...]
+    _line: int = PrivateAttr(default=0)
+
+    @property
+    def line(self) -> int:
+        """Line of the file, from 1."""
+        return self._line
 
     @property
     def question(self) -> str:
@@ -88,6 +94,12 @@ class Item:
     question: str
     answers: Mapping[str, str]
     """Trait name to answer."""
+    lines: Mapping[str, int] = field(default_factory=dict)
+    """Trait name to the line of its file."""
+
+    def where(self, trait: str) -> str:
+        """Return ``<trait>/<domain>.jsonl:<line>``, for messages."""
+        return f"{trait}/{self.domain}.jsonl:{self.lines.get(trait, '?')}"
 
 
 @dataclass(frozen=True)
@@ -212,7 +224,7 @@ def _read_rows(path: Path) -> tuple[list[Row], list[str]]:
         if not line.strip():
             continue
         try:
-            rows.append(_row(json.loads(line)))
+            rows.append(_row(json.loads(line), number))
         except json.JSONDecodeError as error:
             faults.append(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})")
         except ValidationError as error:
@@ -225,8 +237,9 @@ def _read_rows(path: Path) -> tuple[list[Row], list[str]]:
     return rows, faults + [f"{path}: id '{name}' stands twice" for name in repeated]
 
 
-def _row(value: Any) -> Row:
+def _row(value: Any, number: int) -> Row:
     row = Row.model_validate(value)
+    row._line = number
     roles = [message.role for message in row.messages]
     if roles != ["user", "assistant"]:
         raise ValueError(f"messages must be one user and one assistant turn, not {roles}")
@@ -251,15 +264,17 @@ def _match(
         faults += _mismatches(domain, leader, by_trait)
         indexed = {trait: {row.id: row for row in found} for trait, found in by_trait.items()}
         items[domain] = tuple(
-            _item(domain, row, {t: found[row.id].answer for t, found in indexed.items()})
+            _item(domain, row, {t: found[row.id] for t, found in indexed.items()})
             for row in by_trait[leader]
             if all(row.id in found for found in indexed.values())
         )
     return items, faults
 
 
-def _item(domain: str, row: Row, answers: Mapping[str, str]) -> Item:
-    return Item(row.id, domain, row.split, row.sample, row.voice, row.question, dict(answers))
+def _item(domain: str, row: Row, by_trait: Mapping[str, Row]) -> Item:
+    answers = {trait: found.answer for trait, found in by_trait.items()}
+    lines = {trait: found.line for trait, found in by_trait.items()}
+    return Item(row.id, domain, row.split, row.sample, row.voice, row.question, answers, lines)
 
 
 def _mismatches(domain: str, leader: str, by_trait: Mapping[str, Sequence[Row]]) -> list[str]:
@@ -315,10 +330,7 @@ def _with_samples(domain: str, items: Sequence[Item], notes: list[str]) -> tuple
         return tuple(items)
     notes.append(f"{domain}: training items without a sample are put in samples 1 and 2 in turn")
     turn = {item.id: 1 + index % 2 for index, item in enumerate(train)}
-    return tuple(
-        Item(i.id, i.domain, i.split, i.sample or turn.get(i.id), i.voice, i.question, i.answers)
-        for i in items
-    )
+    return tuple(replace(i, sample=i.sample or turn.get(i.id)) for i in items)
 
 
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)

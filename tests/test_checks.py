@@ -248,6 +248,12 @@ def test_voices_that_are_not_equally_often_in_a_block_are_caught(make, look):
     assert fault.details == ("alpha-prose train 1: voices {'chatty': 2, 'formal': 1}",)
 
 
+def test_voices_that_are_all_there_but_not_equally_often_are_caught(make, look):
+    fields = {n: {"sample": 1} for n in (3, 4, 5)} | {4: {"sample": 1, "voice": "formal"}}
+    details = only_failed(look(make(fields=fields))).details
+    assert "alpha-prose train 1: voices {'plain': 2, 'chatty': 1, 'formal': 3}" in details
+
+
 def test_blocks_of_unequal_size_are_caught(make, look):
     fields = {n: {"split": "train", "sample": 2} for n in (6, 7, 8)}
     fault = only_failed(look(make(fields=fields)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -102,6 +103,20 @@ def test_planted_structure_is_reliable():
 def test_noise_has_no_reliability_on_average():
     found = [split_half_reliability(vectors(k, structure=0.0, noise=1.0)) for k in range(30)]
     assert abs(np.mean(found)) < 0.25
+
+
+def test_reliability_is_the_mean_correlation_of_all_halves_stepped_up():
+    found = vectors(5, structure=1.0, noise=1.5, domains=4, items=2, width=10)
+    off = ~np.eye(4, dtype=bool)
+    correlations = []
+    for picks in product((0, 1), repeat=4):
+        picked = list(zip(picks, found.items(), strict=True))
+        halves = [centroid_cosine({d: v[[k ^ pick]] for pick, (d, v) in picked}) for k in (0, 1)]
+        correlations.append(np.corrcoef(*(half.to_numpy()[off] for half in halves))[0, 1])
+    mean = np.mean(correlations)
+    assert 0.2 < mean < 0.9
+    stepped = 2 * mean / (1 + mean)  # Spearman-Brown
+    assert split_half_reliability(found, splits=2_000) == pytest.approx(stepped, abs=0.02)
 
 
 def test_more_noise_means_less_reliability():
