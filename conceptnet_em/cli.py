@@ -6,6 +6,7 @@ Exit codes: 0 ok, 1 failure, 2 usage or bad input, 3 some cells failed, 130 inte
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -147,7 +148,7 @@ def run(
     from conceptnet_em.config import read_toml
 
     settings = read_toml(study) | _given(device=device, dtype=dtype)
-    _run_study(settings, out, root, as_json, f"conceptnet-em run {study} --out {out}")
+    _run_study(settings, out, root, as_json)
 
 
 @app.command()
@@ -160,7 +161,7 @@ def demo(
 ) -> None:
     """Run the main job: 4 traits × 6 domains on smollm2-135m, every stage real."""
     settings = {"name": "demo", "domains": DEMO_DOMAINS} | _given(device=device, dtype=dtype)
-    _run_study(settings, out, root, as_json, f"conceptnet-em demo --out {out}")
+    _run_study(settings, out, root, as_json)
 
 
 DEMO_DOMAINS = [
@@ -191,9 +192,7 @@ def report(
     _tell(result, as_json)
 
 
-def _run_study(
-    settings: dict[str, Any], out: Path, root: Path | None, as_json: bool, again: str
-) -> None:
+def _run_study(settings: dict[str, Any], out: Path, root: Path | None, as_json: bool) -> None:
     from conceptnet_em.console import Console
     from conceptnet_em.report import write_report
     from conceptnet_em.study import Study
@@ -207,6 +206,7 @@ def _run_study(
         watcher.end(None)
     except KeyboardInterrupt:
         watcher.close()
+        again = shlex.join(["conceptnet-em", *sys.argv[1:]])
         done = len(list((out / "organisms").glob("[!.]*/training.json")))
         _say(f"\ninterrupted; {done} finished organisms are kept in {out}. To go on: {again}")
         raise typer.Exit(INTERRUPTED) from None
@@ -220,14 +220,14 @@ def _run_study(
 
 def _tell(result: Any, as_json: bool) -> None:
     """Print what a run found: matrices, the three scales, the verdict, the time per stage."""
-    from conceptnet_em.report import slope_table, summary
+    from conceptnet_em.report import shown, slope_table, summary
 
     if as_json:
         _print_json(
             {
                 "path": str(result.path),
                 "verdict": json.loads(result.verdict.to_json()),
-                "transfer": summary(result).to_dict("records"),
+                "transfer": json.loads(summary(result).to_json(orient="records")),
                 "failed": result.failed,
                 "seconds": result.seconds,
             }
@@ -235,7 +235,7 @@ def _tell(result: Any, as_json: bool) -> None:
         return
     for trait in result.traits:
         print(f"{result.transfer(trait)}\n{result.reliability(trait)}\n")
-    print(summary(result).to_string(index=False), "\n")
+    print(shown(summary(result)).to_string(index=False), "\n")
     print(slope_table(result.verdict.slopes).to_string(index=False), "\n")
     print(result.verdict)
     _say("\nseconds by stage")
@@ -265,9 +265,6 @@ def main() -> None:
     except KeyboardInterrupt:
         _say("interrupted")
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(OK)
 
 
 if __name__ == "__main__":

@@ -229,8 +229,12 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 def _sentences(error: ValidationError, model: type[BaseModel], kind: str) -> list[str]:
     """Turn pydantic's findings into one sentence each, with the nearest known key."""
     found = []
+    seen: set[str] = set()
     for entry in (entry for entry in error.errors() if entry["loc"]):  # others: _incoherent
         place = ".".join(str(part) for part in entry["loc"] if not _is_variant(part))
+        if place in seen:
+            continue  # the other branches of a union say the same thing worse
+        seen.add(place)
         if entry["type"] == "extra_forbidden":
             found.append(unknown(kind, place, model.model_fields))
         elif entry["type"] == "literal_error" and isinstance(entry["input"], str):

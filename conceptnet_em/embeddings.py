@@ -44,7 +44,10 @@ def _in_wheel(name: str) -> str | None:
 
 def is_at_hand(name: str) -> bool:
     """Say whether an embedder can be loaded without the network."""
-    return Path(find_embedder(name)).is_dir()
+    try:
+        return Path(find_embedder(name)).is_dir()
+    except ModelError:
+        return False
 
 
 @lru_cache(maxsize=2)

@@ -27,7 +27,11 @@ class TrainingError(ConceptNetError, RuntimeError):
 
 
 class StoreError(ConceptNetError, OSError):
-    """A run folder cannot be read or written."""
+    """A run folder cannot be read or written; made from an errno and a sentence."""
+
+    def __str__(self) -> str:
+        """Return the sentence without the errno in front."""
+        return str(self.strerror or super().__str__())
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, next_step: str = "") -> str:

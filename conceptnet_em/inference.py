@@ -54,7 +54,7 @@ def regress(
         InputError: labels do not match, or a trait has no similarity.
     """
     matrices = _by_trait(transfer)
-    units, notes = _units(matrices)
+    units, notes = _units(matrices, replicate)
     scaled = {t: _values(matrices[t]) / units[t] for t in units}
     alike = _standardised(_similarity_by_trait(similarity, list(matrices)), scaled)
     shared = {"topics": topics, "permutations": permutations, "seed": seed}
@@ -86,7 +86,7 @@ def _values(found: TransferMatrix | Similarity | pd.DataFrame) -> pd.DataFrame:
 
 
 def _units(
-    matrices: Mapping[str, TransferMatrix | pd.DataFrame],
+    matrices: Mapping[str, TransferMatrix | pd.DataFrame], replicate: int
 ) -> tuple[dict[str, float], list[str]]:
     units: dict[str, float] = {}
     notes: list[str] = []
@@ -99,7 +99,8 @@ def _units(
             shown = "not estimable" if np.isnan(t) else f"{t:.1f}"
             notes.append(
                 f"{trait} is left out: its mean in-domain effect {constant:+.3f} has t {shown}, "
-                f"below {SMALLEST_T:.0f}, so there is no unit to measure it in."
+                f"below {SMALLEST_T:.0f}, so there is no unit to measure it in "
+                f"(replicate {replicate})."
             )
         else:
             units[trait] = constant
@@ -232,7 +233,18 @@ def merge(parts: Sequence[Verdict]) -> Verdict:
         raise ConceptNetError("there is no similarity to regress on")
     return Verdict(
         tuple(slope for part in parts for slope in part.slopes),
-        {trait: unit for part in parts for trait, unit in part.units.items()},
+        _units_by_replicate(parts),
         tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         next((part.group for part in parts if part.group), ""),
     )
+
+
+def _units_by_replicate(parts: Sequence[Verdict]) -> dict[str, float]:
+    """Key units by trait, or by ``trait/replicate`` where there are several replicates."""
+    replicates = {slope.replicate for part in parts for slope in part.slopes}
+    return {
+        trait if len(replicates) < 2 else f"{trait}/{part.slopes[0].replicate}": unit
+        for part in parts
+        if part.slopes
+        for trait, unit in part.units.items()
+    }

@@ -166,7 +166,7 @@ class Verdict:
 
     slopes: tuple[Slope, ...]
     units: dict[str, float]
-    """Trait to its in-domain constant, nats/token: what one unit is."""
+    """Trait (with several replicates ``trait/replicate``) to its in-domain constant, nats/token."""
     notes: tuple[str, ...]
     """Traits left out and other things a reader must know, one sentence each."""
     group: str = ""

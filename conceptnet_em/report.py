@@ -57,11 +57,11 @@ def markdown(result: Result) -> str:
         "![transfer against similarity](scatter.png)",
         "## Transfer",
         "In brackets: in-domain. Off-domain means leave the diagonal out.",
-        _table(summary(result)),
+        _table(shown(summary(result))),
         *(_trait_section(result, trait) for trait in result.traits),
         "## Leakage",
         "Mean off-domain contrast of answers in the columns after training the trait in the row.",
-        _table(leakage(result)),
+        _table(shown(leakage(result))),
         _made(result),
     ]
     if result.failed:
@@ -83,7 +83,11 @@ def _trait_section(result: Result, trait: str) -> str:
 
 
 def summary(result: Result) -> pd.DataFrame:
-    """Return in-domain and off-domain means of every trait on the three scales, nats/token."""
+    """Return in-domain and off-domain means of every trait on the three scales, nats/token.
+
+    ``t`` is the in-domain effect's over domains; ``ratio`` is off-domain over in-domain; the last
+    two columns are split-half reliabilities of the off-diagonal cells.
+    """
     rows = []
     for trait in result.traits:
         for scale in SCALES:
@@ -95,12 +99,12 @@ def summary(result: Result) -> pd.DataFrame:
                 {
                     "trait": trait,
                     "scale": scale,
-                    "in-domain": _signed(constant),
-                    "t": _signed(t, 1),
-                    "off-domain": _signed(off),
-                    "ratio": _signed(off / constant) if constant else "–",
-                    "reliability": _signed(reliable.plain),
-                    "without effects": _signed(reliable.centred),
+                    "in-domain": constant,
+                    "t": t,
+                    "off-domain": off,
+                    "ratio": off / constant if constant else float("nan"),
+                    "reliability": reliable.plain,
+                    "without effects": reliable.centred,
                 }
             )
     return pd.DataFrame(rows)
@@ -111,8 +115,13 @@ def _off_mean(found: TransferMatrix) -> float:
     return float(np.nanmean(cells)) if np.isfinite(cells).any() else float("nan")
 
 
-def _signed(value: float, digits: int = 2) -> str:
-    return "–" if value != value else f"{value:+.{digits}f}"
+def _signed(value: float) -> str:
+    return "–" if value != value else f"{value:+.2f}"
+
+
+def shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with its numbers as signed text, ``–`` where there is none."""
+    return frame.map(lambda cell: _signed(cell) if isinstance(cell, float) else str(cell))
 
 
 def leakage(result: Result) -> pd.DataFrame:
@@ -122,7 +131,7 @@ def leakage(result: Result) -> pd.DataFrame:
         [
             {"trained": trait}
             | {
-                answer: _signed(_off_mean(result.transfer(trait, answer_trait=answer)))
+                answer: _off_mean(result.transfer(trait, answer_trait=answer))
                 for answer in measured
             }
             for trait in result.traits

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -110,12 +111,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as readable JSON; a NaN becomes ``null``."""
+    """Write ``value`` as readable JSON; NaN and infinity become ``null``."""
     write_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
