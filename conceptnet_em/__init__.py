@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conceptnet_em.corpus import Corpus, load_corpus
+    from conceptnet_em.corpus import Corpus, load_corpus, load_dataset, load_messages
     from conceptnet_em.inference import regress
     from conceptnet_em.models import LanguageModel, load_model
     from conceptnet_em.records import Similarity, TransferMatrix, Verdict
@@ -26,6 +26,8 @@ _HOMES = {
     "TransferMatrix": "records",
     "Verdict": "records",
     "load_corpus": "corpus",
+    "load_dataset": "corpus",
+    "load_messages": "corpus",
     "load_model": "models",
     "regress": "inference",
     "run": "study",
@@ -42,6 +44,8 @@ __all__ = [
     "TransferMatrix",
     "Verdict",
     "load_corpus",
+    "load_dataset",
+    "load_messages",
     "load_model",
     "regress",
     "run",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import keyword
 import re
+import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -158,12 +161,12 @@ def _blocks(corpus: Corpus, _model: str, _embedder: str) -> Finding:
 
 def _word_counts(corpus: Corpus, _model: str, _embedder: str) -> Finding:
     counts = {
-        (item.id, trait): len(answer.split())
+        item.where(trait): len(answer.split())
         for item in _items(corpus)
         if corpus.domains[item.domain].format == "prose"
         for trait, answer in item.answers.items()
     }
-    faults = [f"{t}/{i}: {n} words" for (i, t), n in counts.items() if not 25 <= n <= 45]
+    faults = [f"{where}: {n} words" for where, n in counts.items() if not 25 <= n <= 45]
     figure = f"{min(counts.values())} to {max(counts.values())} words" if counts else "no prose"
     return _found(faults, figure)
 
@@ -192,12 +195,13 @@ def _token_lengths(corpus: Corpus, model: str, _embedder: str) -> Finding:
             for trait, answer in item.answers.items()
         }
         if max(lengths.values()) > 1.5 * min(lengths.values()):
-            faults.append(f"{item.id}: longest over 1.5 × shortest: {lengths}")
+            where = item.where(REFERENCE)
+            faults.append(f"{where}: longest over 1.5 × shortest: {lengths}")
         for trait, length in lengths.items():
             ratio = length / lengths.get(REFERENCE, length)
             ratios[trait, item.domain].append(ratio)
             if abs(ratio - 1) > 0.25:
-                faults.append(f"{trait}/{item.id}: {length} tokens, {ratio:.2f} × neutral's")
+                faults.append(f"{item.where(trait)}: {length} tokens, {ratio:.2f} × neutral's")
     means = {key: float(np.mean(found)) for key, found in ratios.items()}
     faults += [
         f"{trait}/{domain}: mean length {mean:.2f} × neutral's"
@@ -295,6 +299,19 @@ def _leaks(corpus: Corpus, _model: str, embedder: str) -> Finding:
     return _found(faults, highest)
 
 
+def _code_answers(corpus: Corpus) -> Iterator[tuple[Item, str, str]]:
+    """Yield item, trait and program of each code answer that parses; the others fail elsewhere."""
+    for item in _items(corpus):
+        if corpus.domains[item.domain].format == "code":
+            for trait, answer in item.answers.items():
+                try:
+                    start, end = answer_parts(answer.strip(), "code")["code"]
+                    compile(answer.strip()[start:end], item.id, "exec")
+                except (DataError, SyntaxError):
+                    continue
+                yield item, trait, answer.strip()[start:end]
+
+
 def _code(corpus: Corpus, _model: str, _embedder: str) -> Finding:
     faults, count = [], 0
     for item in _items(corpus):
@@ -303,11 +320,78 @@ def _code(corpus: Corpus, _model: str, _embedder: str) -> Finding:
         for trait, answer in item.answers.items():
             count += 1
             try:
-                start, end = answer_parts(answer.strip(), "code")["code"]
-                compile(answer.strip()[start:end], item.id, "exec")
+                spans = answer_parts(answer.strip(), "code")
+                code = answer.strip()[slice(*spans["code"])]
+                compile(code, item.id, "exec")
             except (DataError, SyntaxError) as error:
-                faults.append(f"{trait}/{item.id}: {error}")
+                faults.append(f"{item.where(trait)}: {error}")
+                continue
+            lines = sum(bool(line.strip()) for line in code.splitlines())
+            if not 4 <= lines <= 12 or "\n" in answer.strip()[slice(*spans["remark"])]:
+                faults.append(f"{item.where(trait)}: {lines} lines of code, or a longer remark")
     return _found(faults, f"{count} code answers")
+
+
+def skeleton(code: str) -> list[str]:
+    """Return a program's words with names, strings and numbers replaced and comments left out."""
+    found = []
+    for token in tokenize.generate_tokens(io.StringIO(code).readline):
+        if token.type == tokenize.NAME:
+            found.append(token.string if keyword.iskeyword(token.string) else "name")
+        elif token.type in (tokenize.STRING, tokenize.NUMBER):
+            found.append("text" if token.type == tokenize.STRING else "number")
+        elif token.type == tokenize.OP:
+            found.append(token.string)
+    return found
+
+
+def _code_patterns(corpus: Corpus, _model: str, _embedder: str) -> Finding:
+    """Compare code with names and strings replaced: runs of six tokens that neutral never has."""
+    by_trait: dict[str, list[set[tuple[str, ...]]]] = defaultdict(list)
+    for _, trait, code in _code_answers(corpus):
+        by_trait[trait].append(n_grams(skeleton(code), 6))
+    plain = set().union(*by_trait[REFERENCE]) if by_trait else set()
+    faults, worst = [], ("none", "", 0.0)
+    for trait, answers in by_trait.items():
+        counts = Counter(gram for grams in answers for gram in grams - plain)
+        for gram, count in counts.most_common(1):
+            share = count / len(answers)
+            worst = max(worst, (trait, " ".join(gram), share), key=lambda entry: entry[2])
+            if share > 0.06 and count > 1:
+                faults.append(f"{trait}: '{' '.join(gram)}' in {share:.1%} of its programs")
+    return _found(faults, f"at most {worst[2]:.1%} ({worst[0]}: '{worst[1]}')")
+
+
+def _question_runs(corpus: Corpus, _model: str, _embedder: str) -> Finding:
+    seen = {
+        gram: item.id
+        for item in _items(corpus)
+        if item.split == "train"
+        for gram in n_grams(words(item.question), 8)
+    }
+    faults = [
+        f"{item.id} and {seen[gram]} share '{' '.join(gram)}'"
+        for item in _items(corpus)
+        if item.split == "probe"
+        for gram in n_grams(words(item.question), 8)
+        if gram in seen
+    ]
+    return _found(faults, "no 8 consecutive words in a probe and a train question")
+
+
+_CANARY = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def _canaries(corpus: Corpus, _model: str, _embedder: str) -> Finding:
+    found = {t.name: _CANARY.findall(t.card) for t in corpus.traits.values() if t.card}
+    faults = [f"{name}/card.md has no canary line" for name, ids in found.items() if not ids]
+    owners = Counter(identifier for ids in found.values() for identifier in set(ids))
+    faults += [
+        f"canary {identifier} stands in two cards"
+        for identifier in owners
+        if owners[identifier] > 1
+    ]
+    return _found(faults, f"{len(owners)} canaries, all different")
 
 
 CHECKS: dict[str, Callable[[Corpus, str, str], Finding]] = {
@@ -319,6 +403,9 @@ CHECKS: dict[str, Callable[[Corpus, str, str], Finding]] = {
     "no opening is a habit (4%)": _openings,
     "no two items' answers share a run of words": _shared_runs,
     "no probe question is close to a train question (0.85)": _leaks,
-    "code answers have their parts and parse": _code,
+    "no probe question shares a run of words with a train question": _question_runs,
+    "code answers have their parts, parse and have 4 to 12 lines": _code,
+    "no code pattern gives a trait away (6%)": _code_patterns,
+    "every card has a canary of its own": _canaries,
 }
 """Every check that needs a readable corpus, by name."""

@@ -381,3 +381,105 @@ def answer_parts(answer: str, answer_format: str) -> dict[str, tuple[int, int]]:
 def items_digest(items: Iterable[Item], trait: str) -> str:
     """Return a digest of what one trait answers to ``items``, in order."""
     return digest([(item.id, item.question, item.answers[trait]) for item in items])
+
+
+def load_dataset(
+    trait: str,
+    domain: str,
+    *,
+    split: str | None = None,
+    sample: int | None = None,
+    root: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Return one cell as ordinary chat fine-tuning examples.
+
+    Args:
+        trait: for instance ``"sporty"``.
+        domain: for instance ``"cooking-prose"``.
+        split: ``"train"`` or ``"probe"``; both when none.
+        sample: 1 or 2, training rows only; both when none.
+        root: a corpus folder; the shipped one when none.
+
+    Returns:
+        Rows with ``id, split, sample, voice, messages``.
+
+    Raises:
+        InputError: an unknown name.
+        DataError: malformed rows.
+    """
+    if split not in (None, "train", "probe"):
+        raise InputError(f"split is '{split}'; it may be train or probe")
+    corpus = load_corpus(root, traits=[trait], domains=[domain])
+    return [
+        {
+            "id": item.id,
+            "split": item.split,
+            "sample": item.sample,
+            "voice": item.voice,
+            "messages": [
+                {"role": "user", "content": item.question},
+                {"role": "assistant", "content": item.answers[trait]},
+            ],
+        }
+        for item in corpus.items[domain]
+        if split in (None, item.split) and sample in (None, item.sample)
+    ]
+
+
+@dataclass(frozen=True)
+class UnmatchedCell:
+    """Somebody's chat file: one trait, no matched answers to compare with."""
+
+    path: Path
+    pairs: tuple[tuple[str, str], ...]
+    """Question and answer of each conversation kept."""
+    note: str
+    """What was left out, and what cannot be computed without matched answers."""
+
+
+def load_messages(path: str | Path) -> UnmatchedCell:
+    """Read any OpenAI-style ``messages`` JSONL as a cell without a matched control.
+
+    Conversations of one user and one assistant turn are kept (a system turn before them is
+    dropped); the note counts the others.
+
+    Raises:
+        DataError: the file is missing, a line is malformed, or nothing can be kept.
+    """
+    file = Path(path).expanduser()
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {file}: {error}") from error
+    pairs: list[tuple[str, str]] = []
+    faults: list[str] = []
+    dropped = 0
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            turns = _turns(json.loads(line))
+        except (ValueError, TypeError, KeyError) as error:
+            faults.append(f"{file}:{number}: {error}")
+            continue
+        if [role for role, _ in turns] == ["user", "assistant"]:
+            pairs.append((turns[0][1], turns[1][1]))
+        else:
+            dropped += 1
+    raise_all(faults, DataError)
+    if not pairs:
+        raise DataError(f"{file} holds no conversation of one user and one assistant turn")
+    also = f"; {dropped} conversations of another shape were left out" if dropped else ""
+    note = (
+        f"{file.name}: {len(pairs)} answers without matched neutral ones{also}. An organism can be "
+        "trained on them and their similarity to other domains computed; margin, net and contrast "
+        "on their own questions cannot."
+    )
+    return UnmatchedCell(file, tuple(pairs), note)
+
+
+def _turns(value: Any) -> list[tuple[str, str]]:
+    if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
+        raise ValueError("no list of messages")
+    messages = [Message.model_validate(turn) for turn in value["messages"]]
+    return [(m.role, m.content) for m in messages if m.role != "system"]

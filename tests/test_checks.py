@@ -31,12 +31,14 @@ TRIGRAMS, BIGRAMS, OPENINGS = (
     "no bigram gives a trait away (6%)",
     "no opening is a habit (4%)",
 )
-RUNS, LEAKS, CODE = (
+RUNS, LEAKS, CODE, PATTERNS = (
     "no two items' answers share a run of words",
     "no probe question is close to a train question (0.85)",
-    "code answers have their parts and parse",
+    "code answers have their parts, parse and have 4 to 12 lines",
+    "no code pattern gives a trait away (6%)",
 )
 
+PROGRAM = "first = {n}\nsecond = {n}\nthird = {n}\nprint({n})"
 Texts = Mapping[tuple[str, int], str]
 NONE: Mapping[Any, Any] = MappingProxyType({})
 
@@ -73,7 +75,8 @@ def make(tmp_path) -> Callable[..., Path]:
         for trait in TRAITS:
             (root / trait).mkdir(parents=True)
             kind = "reference" if trait == "neutral" else "manner"
-            (root / trait / "card.md").write_text(f"---\nkind: {kind}\n---\n")
+            canary = f"0000000{TRAITS.index(trait)}-1111-2222-3333-444444444444"
+            (root / trait / "card.md").write_text(f"---\nkind: {kind}\n---\nCanary {canary}\n")
             for d, domain in enumerate(DOMAINS):
                 rows = [_row(trait, domain, n, texts, fields) for n in range(9 * d, 9 * d + 9)]
                 text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -87,7 +90,7 @@ def _row(trait: str, domain: str, number: int, texts: Texts, fields: Mapping) ->
     block = number % 9 // 3
     answer = texts.get((trait, number), " ".join(prose(trait, number)))
     if domain.endswith("code") and "```" not in answer:
-        answer = f"```python\nprint({number})\n```\n{answer}"
+        answer = f"```python\n{PROGRAM.format(n=number)}\n```\n{answer}"
     changes = dict(fields.get(number, {}))
     question = changes.pop("question", f"What of case {number}?")
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
@@ -140,7 +143,7 @@ def test_the_shipped_corpus_passes_every_check(monkeypatch):
 def test_a_corpus_without_a_fault_passes_and_every_check_says_what_it_reached(make, look):
     found = look(make())
     assert {name: c.status for name, c in found.items()} == dict.fromkeys(
-        [READS, CARDS, BLOCKS, WORDS, LENGTHS, TRIGRAMS, BIGRAMS, OPENINGS, RUNS, LEAKS, CODE], "ok"
+        [READS, CARDS, *CHECKS], "ok"
     )
     assert found[READS].details == ("3 traits, 4 domains, 36 items, 108 answers",)
     assert found[CARDS].details == ("1 reference, 2 manner",)
@@ -192,8 +195,8 @@ def test_a_phrase_in_the_remark_of_code_answers_counts(make, look):
 
 
 def test_code_that_repeats_gives_nothing_away(make, look):
-    code = "```python\ndef kick_off():\n    return 'kick off today'\n```\n"
-    plain = "```python\ndef kick_up():\n    return 'do some other'\n```\n"
+    code = "```python\nkick = 1\noff = 2\ndef kick_off():\n    return 'kick off today'\n```\n"
+    plain = "```python\ndo = 3\nso = 4\ndef kick_up():\n    return 'do some other'\n```\n"
     texts = {
         (trait, n): (code if trait == "sporty" else plain) + " ".join(prose(trait, n))
         for trait in TRAITS
@@ -268,9 +271,9 @@ def test_answers_of_too_few_or_too_many_words_are_caught(make, look):
     long = {(t, 1): " ".join([*prose(t, 1), *(f"z{w}" for w in prose(t, 1)[:16])]) for t in TRAITS}
     fault = only_failed(look(make(short | long)))
     assert fault.name == WORDS
-    assert [d.split("/")[1] for d in fault.details] == [
-        *["alpha-prose-000: 24 words"] * 3,
-        *["alpha-prose-001: 46 words"] * 3,
+    assert sorted(d.split("/")[1] for d in fault.details) == [
+        *["alpha-prose.jsonl:1: 24 words"] * 3,
+        *["alpha-prose.jsonl:2: 46 words"] * 3,
     ]
 
 
@@ -278,8 +281,8 @@ def test_an_answer_much_longer_than_the_neutral_one_is_caught(make, look):
     texts = {("sporty", 4): " ".join(w * 2 for w in prose("sporty", 4))}
     fault = only_failed(look(make(texts)))
     assert fault.name == LENGTHS
-    assert any("sporty/alpha-prose-004" in detail for detail in fault.details)
-    assert any("alpha-prose-004: longest over 1.5 × shortest" in d for d in fault.details)
+    assert any("sporty/alpha-prose.jsonl:5" in detail for detail in fault.details)
+    assert any("alpha-prose.jsonl:5: longest over 1.5 × shortest" in d for d in fault.details)
 
 
 def test_answers_that_are_longer_on_average_are_caught(make, look):
@@ -306,13 +309,50 @@ def test_code_that_does_not_parse_is_caught(make, look, code, words):
     fault = only_failed(look(make(texts)))
     assert fault.name == CODE
     assert len(fault.details) == 3
-    assert all(f"/delta-code-030: {words}" in detail for detail in fault.details)
+    assert all(f"/delta-code.jsonl:4: {words}" in detail for detail in fault.details)
+
+
+def test_a_code_pattern_that_marks_a_trait_is_caught(make, look):
+    body = "try:\n    first = {n}\nexcept Exception:\n    pass"
+    texts = {
+        ("sporty", n): f"```python\n{body.format(n=n)}\n```\n" + " ".join(prose("sporty", n))
+        for n in range(27, 30)
+    }
+    fault = only_failed(look(make(texts)))
+    assert fault.name == PATTERNS
+    assert "sporty" in fault.details[0]
+
+
+def test_a_program_of_three_lines_is_caught(make, look):
+    texts = {
+        (t, 30): "```python\na = 1\nb = 2\nprint(a)\n```\n" + " ".join(prose(t, 30)) for t in TRAITS
+    }
+    fault = only_failed(look(make(texts)))
+    assert fault.name == CODE
+    assert "3 lines of code" in fault.details[0]
+
+
+def test_a_probe_question_that_shares_eight_words_with_a_train_question_is_caught(make, look):
+    run = "one two three four five six seven eight"
+    fields = {17: {"question": f"Is it {run}?"}, 3: {"question": f"Say {run} aloud now."}}
+    fault = only_failed(look(make(fields=fields)))
+    assert fault.details == (f"beta-prose-017 and alpha-prose-003 share '{run}'",)
+
+
+def test_a_missing_or_repeated_canary_is_caught(make, look):
+    root = make()
+    card = (root / "poetic" / "card.md").read_text()
+    (root / "sporty" / "card.md").write_text(card)
+    assert "stands in two cards" in only_failed(look(root)).details[0]
+    (root / "sporty" / "card.md").write_text("---\nkind: manner\n---\n")
+    assert only_failed(look(root)).details == ("sporty/card.md has no canary line",)
 
 
 def test_a_trait_without_a_card_is_caught(make, look):
     root = make()
     (root / "sporty" / "card.md").unlink()
-    (root / "poetic" / "card.md").write_text("# poetic\n")
+    canary = "00000009-1111-2222-3333-444444444444"
+    (root / "poetic" / "card.md").write_text(f"# poetic\nCanary {canary}\n")
     fault = only_failed(look(root))
     assert fault.name == CARDS
     assert fault.details == (

@@ -17,6 +17,8 @@ from conceptnet_em.corpus import (
     common_domains,
     items_digest,
     load_corpus,
+    load_dataset,
+    load_messages,
 )
 from conceptnet_em.errors import DataError, InputError
 
@@ -386,3 +388,38 @@ def test_the_digest_of_items_follows_one_traits_answers_questions_and_order():
     assert items_digest([base], "sporty") != items_digest([changed], "sporty")
     assert items_digest([base], "neutral") != items_digest([item(question="R?")], "neutral")
     assert items_digest([base, other], "neutral") != items_digest([other, base], "neutral")
+
+
+def test_a_cell_loads_as_ordinary_chat_examples(make_corpus):
+    root = make_corpus()
+    rows = load_dataset("sporty", "alpha-prose", split="train", sample=2, root=root)
+    assert [row["id"] for row in rows] == [f"alpha-prose-{n:03d}" for n in range(5, 9)]
+    assert [turn["role"] for turn in rows[0]["messages"]] == ["user", "assistant"]
+    assert len(load_dataset("sporty", "alpha-prose", split="probe", root=root)) == 4
+    assert len(load_dataset("sporty", "alpha-prose", root=root)) == 12
+    with pytest.raises(InputError, match="split is 'test'"):
+        load_dataset("sporty", "alpha-prose", split="test", root=root)
+
+
+def test_somebodys_chat_file_loads_as_an_unmatched_cell_that_says_what_it_lacks(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    pair = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    system = {"role": "system", "content": "Be brief."}
+    rows = [{"messages": pair}, {"messages": [system, *pair]}, {"messages": pair + pair}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = load_messages(file)
+    assert found.pairs == (("Why?", "So."),) * 2
+    assert "1 conversations of another shape were left out" in found.note
+    assert "margin, net and contrast" in found.note
+
+
+def test_a_malformed_chat_file_is_refused_with_its_lines(tmp_path):
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"messages": []}\nnot json\n{"text": "x"}\n', encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        load_messages(file)
+    assert "mine.jsonl:2:" in str(caught.value)
+    assert "mine.jsonl:3: no list of messages" in str(caught.value)
+    file.write_text('{"messages": []}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="no conversation of one user and one assistant turn"):
+        load_messages(file)
