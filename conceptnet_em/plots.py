@@ -28,23 +28,28 @@ def draw_heatmaps(
         path: the PNG to write.
     """
     size = max(matrices[next(iter(matrices))].values.shape)
-    width = 1.2 + 0.62 * size
-    figure = Figure(figsize=(len(matrices) * width + 1.6, width + 1.3), layout="constrained")
+    width = 1.0 + 0.6 * size
+    largest = max(_largest(found) for found in matrices.values())
+    figure = Figure(figsize=(len(matrices) * width + 1.9, width + 1.5), layout="constrained")
     axes = figure.subplots(1, len(matrices), sharey=True, squeeze=False)[0]
     for axis, (scale, found) in zip(axes, matrices.items(), strict=True):
-        image = _heatmap(axis, found)
-        figure.colorbar(image, ax=axis, shrink=0.75, label="nats/token")
+        image = _heatmap(axis, found, largest)
         axis.set_title(scale, fontsize=12, fontweight="bold")
         axis.set_xlabel(f"target\n\n{_reliable(reliability[scale])}", fontsize=9)
+    figure.colorbar(image, ax=axes, shrink=0.7, pad=0.01, label="nats/token")
     axes[0].set_ylabel("source (trained here)")
     trait = next(iter(matrices.values())).trait
     figure.suptitle(f"How far “{trait}” trained in one domain shows in the others", fontsize=13)
     _save(figure, path)
 
 
-def _heatmap(axis: Any, found: TransferMatrix) -> Any:
+def _largest(found: TransferMatrix) -> float:
+    values = np.abs(found.values.to_numpy(dtype=float))
+    return float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
+
+
+def _heatmap(axis: Any, found: TransferMatrix, largest: float) -> Any:
     values = found.values.to_numpy(dtype=float)
-    largest = np.nanmax(np.abs(values)) if np.isfinite(values).any() else 1.0
     image = axis.imshow(values, cmap="RdBu_r", vmin=-largest, vmax=largest)
     names = [_short(name) for name in found.values.columns]
     axis.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
@@ -104,6 +109,7 @@ def draw_scatter(
             axes[0, column].scatter(x, y, s=22, alpha=0.75, linewidths=0, **style)
             inner = _pairs(chosen[trait].values, found, centred=True)
             axes[1, column].scatter(*inner, s=22, alpha=0.75, linewidths=0, **style)
+        _draw_slope(axes[1, column], slopes, name, list(chosen.values()))
         axes[0, column].set_title(name, fontsize=12, fontweight="bold")
         axes[0, column].set_xlabel("similarity")
         axes[1, column].set_xlabel(f"without effects\n{_slope_text(slopes, name)}", fontsize=9)
@@ -112,7 +118,8 @@ def draw_scatter(
             axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("transfer, in-domain units")
     axes[1, 0].set_ylabel("the same, without source and target effects")
-    axes[0, 0].legend(frameon=False, fontsize=9)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.suptitle("Transfer against similarity, one point a source → target pair", fontsize=13)
     _save(figure, path)
 
@@ -135,6 +142,20 @@ def _pairs(
     return x.to_numpy()[keep], y.to_numpy()[keep]
 
 
+def _draw_slope(
+    axis: Any, slopes: Sequence[Slope], name: str, similarities: Sequence[Similarity]
+) -> None:
+    """Draw the average slope, which is per SD of similarity, in the axis's own units."""
+    found = [s for s in slopes if s.predictor == name and s.trait == "average"]
+    if not found or found[0].status != "ok":
+        return
+    cells = [s.values.to_numpy()[~np.eye(len(s.values), dtype=bool)] for s in similarities]
+    ends = np.array(axis.get_xlim())
+    line = found[0].slope * ends / np.concatenate(cells).std()
+    axis.plot(ends, line, color="#333333", linewidth=1.2)
+    axis.set_xlim(*ends)
+
+
 def _slope_text(slopes: Sequence[Slope], name: str) -> str:
     found = [s for s in slopes if s.predictor == name and s.trait == "average"]
     if not found or found[0].status != "ok":
@@ -144,4 +165,4 @@ def _slope_text(slopes: Sequence[Slope], name: str) -> str:
 
 def _save(figure: Figure, path: Path) -> None:
     with writing(path):
-        figure.savefig(path, dpi=150, metadata={"Software": None})
+        figure.savefig(path, dpi=130, bbox_inches="tight", metadata={"Software": None})
