@@ -333,23 +333,21 @@ def _code(corpus: Corpus, _model: str, _embedder: str) -> Finding:
 
 
 def skeleton(code: str) -> list[str]:
-    """Return a program's words with names, strings and numbers replaced and comments left out."""
+    """Return a program's words: keywords, with names, strings and numbers replaced by one each."""
     found = []
     for token in tokenize.generate_tokens(io.StringIO(code).readline):
         if token.type == tokenize.NAME:
             found.append(token.string if keyword.iskeyword(token.string) else "name")
         elif token.type in (tokenize.STRING, tokenize.NUMBER):
             found.append("text" if token.type == tokenize.STRING else "number")
-        elif token.type == tokenize.OP:
-            found.append(token.string)
     return found
 
 
 def _code_patterns(corpus: Corpus, _model: str, _embedder: str) -> Finding:
-    """Compare code with names and strings replaced: runs of six tokens that neutral never has."""
+    """Hold code, its names and strings replaced, to the limit on trigrams."""
     by_trait: dict[str, list[set[tuple[str, ...]]]] = defaultdict(list)
     for _, trait, code in _code_answers(corpus):
-        by_trait[trait].append(n_grams(skeleton(code), 6))
+        by_trait[trait].append(n_grams(skeleton(code), 3))
     plain = set().union(*by_trait[REFERENCE]) if by_trait else set()
     faults, worst = [], ("none", "", 0.0)
     for trait, answers in by_trait.items():
@@ -357,7 +355,7 @@ def _code_patterns(corpus: Corpus, _model: str, _embedder: str) -> Finding:
         for gram, count in counts.most_common(1):
             share = count / len(answers)
             worst = max(worst, (trait, " ".join(gram), share), key=lambda entry: entry[2])
-            if share > 0.06 and count > 1:
+            if share > 0.03 and count > 1:
                 faults.append(f"{trait}: '{' '.join(gram)}' in {share:.1%} of its programs")
     return _found(faults, f"at most {worst[2]:.1%} ({worst[0]}: '{worst[1]}')")
 
@@ -405,7 +403,7 @@ CHECKS: dict[str, Callable[[Corpus, str, str], Finding]] = {
     "no probe question is close to a train question (0.85)": _leaks,
     "no probe question shares a run of words with a train question": _question_runs,
     "code answers have their parts, parse and have 4 to 12 lines": _code,
-    "no code pattern gives a trait away (6%)": _code_patterns,
+    "no code pattern gives a trait away (3%)": _code_patterns,
     "every card has a canary of its own": _canaries,
 }
 """Every check that needs a readable corpus, by name."""

@@ -113,6 +113,9 @@ def check(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit 1 if a check could not run.")
     ] = False,
+    separable: Annotated[
+        bool, typer.Option("--separability", help="Also tell traits apart in unseen domains.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Check that a corpus is matched, varied and free of leaks."""
@@ -121,18 +124,31 @@ def check(
     if path is not None and root is not None:
         raise InputError("give the corpus folder once: as PATH or with --root")
     found = check_corpus(path or root)
+    rates = _separability(path or root) if separable else None
     if as_json:
-        _print_json([{"name": c.name, "status": c.status, "details": c.details} for c in found])
+        rows = [{"name": c.name, "status": c.status, "details": c.details} for c in found]
+        told = {} if rates is None else {"separability": json.loads(rates.to_json())}
+        _print_json({"checks": rows, **told})
     else:
         for entry in found:
             print(f"{entry.status:<8} {entry.name}: {entry.details[0] if entry.details else ''}")
             for detail in entry.details[1:]:
                 print(f"{'':<8}   {detail}")
+        if rates is not None:
+            print("\nshare of answers recognised by a classifier that never saw the domain")
+            print(rates.assign(mean=rates.mean(axis=1)).T.round(2).to_string(na_rep="–"))
     skipped = [entry.name for entry in found if entry.status == "not run"]
     if skipped:
         _say(f"{len(skipped)} checks could not run: {'; '.join(skipped)}")
     if any(entry.status == "failed" for entry in found) or (strict and skipped):
         raise typer.Exit(FAILURE)
+
+
+def _separability(root: Path | None) -> Any:
+    from conceptnet_em.corpus import load_corpus
+    from conceptnet_em.separability import separability
+
+    return separability(load_corpus(root))
 
 
 @app.command()

@@ -25,7 +25,7 @@ LAYERS = {
     5: {"encoding", "provenance"},
     6: {"stacking"},
     7: {"tuning", "scoring", "activations"},
-    8: {"predictors", "checks", "cells"},
+    8: {"predictors", "checks", "cells", "separability"},
     9: {"study"},
     10: {"plots"},
     11: {"report"},

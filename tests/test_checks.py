@@ -35,7 +35,7 @@ RUNS, LEAKS, CODE, PATTERNS = (
     "no two items' answers share a run of words",
     "no probe question is close to a train question (0.85)",
     "code answers have their parts, parse and have 4 to 12 lines",
-    "no code pattern gives a trait away (6%)",
+    "no code pattern gives a trait away (3%)",
 )
 
 PROGRAM = "first = {n}\nsecond = {n}\nthird = {n}\nprint({n})"

@@ -190,7 +190,7 @@ def test_check_exits_1_on_a_corpus_that_fails_and_gives_json(run, root, how):
     where = [root] if how == "path" else ["--root", root]
     said = run("check", *where, "--json")
     assert said.code == 1
-    found = {entry["name"]: entry for entry in json.loads(said.out)}
+    found = {entry["name"]: entry for entry in json.loads(said.out)["checks"]}
     words = found["prose answers have 25 to 45 words"]
     assert words["status"] == "failed"
     assert words["details"][0] == "neutral/alpha-prose-001: 8 words"
@@ -202,7 +202,7 @@ def test_check_shows_every_fault_of_a_check_on_its_own_line(run, root):
     lines = run("check", root).out.splitlines()
     first = next(k for k, line in enumerate(lines) if "25 to 45 words" in line)
     assert lines[first].startswith("failed   prose answers have 25 to 45 words: neutral/alpha")
-    assert lines[first + 1].strip() == "sporty/alpha-prose-001: 9 words"
+    assert lines[first + 1].strip() == "sporty/alpha-prose.jsonl:1: 9 words"
     assert lines[first + 8].strip().startswith("… and ")
 
 
