@@ -193,7 +193,7 @@ def test_check_exits_1_on_a_corpus_that_fails_and_gives_json(run, root, how):
     found = {entry["name"]: entry for entry in json.loads(said.out)["checks"]}
     words = found["prose answers have 25 to 45 words"]
     assert words["status"] == "failed"
-    assert words["details"][0] == "neutral/alpha-prose-001: 8 words"
+    assert words["details"][0] == "neutral/alpha-prose.jsonl:1: 8 words"
     assert found["every trait has a card with its kind"]["status"] == "ok"
 
 
