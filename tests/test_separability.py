@@ -23,7 +23,7 @@ def corpus(*names: str) -> Corpus:
     items = {
         name: tuple(
             Item(f"{name}-{k}", name, "train", 1, "plain", f"{name} {k}?", answers(name, k))
-            for k in range(12)
+            for k in range(60)
         )
         for name in names
     }
