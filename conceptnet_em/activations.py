@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from conceptnet_em.encoding import encode, encode_prompt
 from conceptnet_em.errors import InputError
 from conceptnet_em.models import LanguageModel
+from conceptnet_em.stacking import states_entering
 
 
 def middle_layer(model: LanguageModel) -> int:
@@ -87,12 +88,20 @@ def mean_states(
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             ids, mask = model.padded([rows[k][0] for k in chosen])
-            model.decode(ids, mask)
+            _run_up_to(model, model.inputs(ids, mask), max(layers))
             for row, k in enumerate(chosen):
                 for column, layer in enumerate(layers):
                     state = caught[layer][row, rows[k][1]].float().mean(dim=0)
                     result[k, column] = state.cpu().numpy()
     return result
+
+
+def _run_up_to(model: LanguageModel, inputs: dict[str, Any], layer: int) -> None:
+    """Run the network as far as ``hidden_states[layer]``: the blocks above are not needed."""
+    if layer < model.n_layers:
+        states_entering(model, inputs, layer)
+    else:
+        model.decoder(**inputs)
 
 
 def question_states(

@@ -124,7 +124,7 @@ class StudyConfig(BaseModel):
     traits: tuple[str, ...] = CORE_TRAITS
     """Traits to train; must hold neutral, the reference."""
     domains: tuple[str, ...] = ()
-    """Source and target domains; empty takes every domain that has all the traits."""
+    """Source and target domains; empty takes every prose domain that has all the traits."""
     recipe: Recipe = RECIPES["rank1"]
     """A shipped recipe's name, or a table with base and the settings to change."""
     samples: tuple[Literal[1, 2], ...] = (1,)

@@ -91,8 +91,9 @@ def _checked(settings: Mapping[str, Any], root: str | Path | None) -> StudyConfi
     shared = common_domains(cells, config.traits)
     if not shared:
         raise InputError(f"no domain has all of {', '.join(config.traits)}")
-    ordered = load_corpus(root, traits=[REFERENCE], domains=shared).domains
-    return config.model_copy(update={"domains": tuple(ordered)})
+    described = load_corpus(root, traits=[REFERENCE], domains=shared).domains
+    prose = [name for name, domain in described.items() if domain.format == "prose"]
+    return config.model_copy(update={"domains": tuple(prose or described)})
 
 
 def _names(value: Any) -> list[str]:
