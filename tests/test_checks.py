@@ -130,6 +130,7 @@ def only_failed(found: Mapping[str, Check]) -> Check:
 
 
 @pytest.mark.real
+@pytest.mark.slow
 def test_the_shipped_corpus_passes_every_check(monkeypatch):
     monkeypatch.undo()
     for name, module in [("smollm2-135m", weights), ("all-minilm-l6-v2", embeddings)]:

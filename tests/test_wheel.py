@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -43,7 +44,7 @@ def test_the_wheel_checks_its_corpus_from_the_root_folder(tmp_path: Path) -> Non
     bare |= {"CONCEPTNET_EM_CACHE": str(tmp_path / "cache")}
     assert "check" in call(command, "--help", cwd="/", env=bare).stdout
     checked = call(command, "check", cwd="/", env=bare)
-    assert "864 answers" in checked.stdout or "answers" in checked.stdout
+    assert re.search(r"ok .*[0-9]{4} answers", checked.stdout)
     assert "not run" in checked.stdout  # no model and no embedder were installed
     assert "could not run" in checked.stderr
     assert "failed" not in checked.stdout
