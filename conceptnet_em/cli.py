@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,6 +135,8 @@ def check(
             print(f"{entry.status:<8} {entry.name}: {entry.details[0] if entry.details else ''}")
             for detail in entry.details[1:]:
                 print(f"{'':<8}   {detail}")
+        count = Counter(entry.status for entry in found)
+        print("\n" + ", ".join(f"{number} {status}" for status, number in count.items()))
         if rates is not None:
             print("\nshare of answers recognised by a classifier that never saw the domain")
             print(rates.assign(mean=rates.mean(axis=1)).T.round(2).to_string(na_rep="–"))

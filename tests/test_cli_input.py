@@ -174,7 +174,7 @@ def test_check_exits_0_when_something_could_not_run_and_says_so_on_stderr(run):
     said = run("check")
     assert said.code == 0
     assert said.err.startswith("2 checks could not run: answers of one question have like lengths;")
-    assert said.out.count("not run") == 2
+    assert said.out.count("not run") == 3  # two lines and the count below
     assert "pip install" in said.out
     assert "failed" not in said.out
 
@@ -203,7 +203,7 @@ def test_check_shows_every_fault_of_a_check_on_its_own_line(run, root):
     first = next(k for k, line in enumerate(lines) if "25 to 45 words" in line)
     assert lines[first].startswith("failed   prose answers have 25 to 45 words: neutral/alpha")
     assert lines[first + 1].strip() == "sporty/alpha-prose.jsonl:1: 9 words"
-    assert lines[first + 8].strip().startswith("… and ")
+    assert len([line for line in lines if line.endswith(" words")]) >= 9  # none is left out
 
 
 def test_check_of_a_malformed_row_fails_with_file_and_line(run, root):
