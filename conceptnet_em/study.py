@@ -149,7 +149,8 @@ def run(study: Study, *, out: str | Path, watcher: Watcher | None = None) -> Res
             load_embedder(config.embedder)  # so that a missing one is found before the training
     plan = organisms(config, corpus, model)
     write_text(folder.file("study.toml"), config.dump())
-    record = provenance(model, config, [o.key for o in plan])
+    earlier = _history(folder)
+    record = provenance(model, config, [o.key for o in plan]) | {"history": earlier}
     write_json(folder.file("provenance.json"), record)
 
     with clock.stage("train organisms", len(plan)):
@@ -173,6 +174,7 @@ def run(study: Study, *, out: str | Path, watcher: Watcher | None = None) -> Res
 
     failed = {o.name: logs[o.key].reason for o in plan if logs[o.key].status != "ok"}
     record |= {"seconds": clock.seconds, "failed": failed, "notes": list(corpus.notes)}
+    record["history"] = [*earlier, {"made": record["made"], "seconds": clock.seconds}]
     write_json(folder.file("provenance.json"), record)
     return Result(folder.path, config, scores, table, tuple(alike), answer, failed, clock.seconds)
 
@@ -276,6 +278,12 @@ class Result:
 
 
 # --- parts of the run ---
+
+
+def _history(folder: RunFolder) -> list[Any]:
+    """Return when earlier runs in this folder ended and how long their stages took."""
+    path = folder.file("provenance.json")
+    return list(read_json(path).get("history", [])) if path.is_file() else []
 
 
 def _load(config: StudyConfig) -> LanguageModel:

@@ -124,6 +124,9 @@ def test_a_second_run_computes_nothing_and_finds_the_same(study: Any, tmp_path: 
     before = written(out)
     second = run(study(), out=out)
     assert written(out) == before
+    history = json.loads((out / "provenance.json").read_text())["history"]
+    assert [set(entry) for entry in history] == [{"made", "seconds"}] * 2
+    assert history[0]["seconds"] == first.seconds  # the second run does not overwrite the first
     assert_frame_equal(first.table, second.table)
     assert first.verdict == second.verdict or str(first.verdict) == str(second.verdict)
 
