@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from conceptnet_em.cells import encode_training, ensure_organism, organisms, score_all
 from conceptnet_em.config import (
@@ -32,7 +33,7 @@ from conceptnet_em.corpus import (
 from conceptnet_em.embeddings import load_embedder
 from conceptnet_em.errors import InputError, ModelError, StoreError, raise_all
 from conceptnet_em.inference import verdict
-from conceptnet_em.models import LanguageModel, load_model, recipe_faults, set_up_torch, skeleton
+from conceptnet_em.models import LanguageModel, load_model, recipe_faults, skeleton
 from conceptnet_em.predictors import from_table, other_sample, similarities, to_table
 from conceptnet_em.progress import Clock, Watcher
 from conceptnet_em.provenance import provenance
@@ -142,7 +143,8 @@ def run(study: Study, *, out: str | Path, watcher: Watcher | None = None) -> Res
         clock.watcher.note(note)
 
     with clock.stage("load the model", 1):
-        set_up_torch(config.threads)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
         model = _load(config)
         cells = encode_training(config, corpus, model)
         if "text" in config.predictors:
