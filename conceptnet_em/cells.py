@@ -70,7 +70,9 @@ def encode_training(
 ) -> dict[tuple[str, str, int], list[Encoded]]:
     """Encode every training conversation before anything is trained, so that faults come first."""
     cells: dict[tuple[str, str, int], list[Encoded]] = {}
-    faults: list[str] = []
+    faults = [
+        f"{target} has no probe items" for target in config.domains if not corpus.probe(target)
+    ]
     for sample in config.samples:
         for source in config.domains:
             items = corpus.train(source, sample)
@@ -176,6 +178,8 @@ def score_all(
 ) -> pd.DataFrame:
     """Score base and organisms on every target, reading what is there, and return the table."""
     probes = _Probes(config, corpus, model)
+    if not probes.can_pack:
+        clock.watcher.note("this architecture does not take packed answers: scored one by one")
     base = Organism(f"base-{digest(model.describe())}", "", "", 0)
     tables = [_score_one(base, None, probes, folder, clock)]
     for organism in plan:
@@ -193,7 +197,6 @@ class _Probes:
     def __init__(self, config: StudyConfig, corpus: Corpus, model: LanguageModel) -> None:
         self.config, self.corpus, self.model = config, corpus, model
         self.items = {target: corpus.probe(target) for target in config.domains}
-        raise_all([f"{t} has no probe items" for t, found in self.items.items() if not found])
         self.digests = {
             (target, trait): items_digest(found, trait)
             for target, found in self.items.items()
@@ -201,7 +204,7 @@ class _Probes:
         }
         lowest = config.recipe.layer_numbers(model.n_layers)[0]
         self._block = lowest if can_skip(model, lowest) else 0
-        self._can_pack = can_pack(model)
+        self.can_pack = can_pack(model)
         self._packed: dict[tuple[str, tuple[str, ...]], Callable[[], list[list[AnswerScore]]]] = {}
 
     def score(self, target: str, traits: Sequence[str]) -> list[list[AnswerScore]]:
@@ -218,7 +221,7 @@ class _Probes:
 
     def _pack(self, encoded: list[Encoded]) -> Callable[[], list[list[AnswerScore]]]:
         size = self.config.batch_size
-        if not self._can_pack:
+        if not self.can_pack:
             return lambda: score(self.model, encoded, batch_size=size)
         return PackedAnswers(self.model, encoded, block=self._block, batch_size=size).score
 

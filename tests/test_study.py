@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +301,16 @@ def test_data_that_cannot_be_trained_on_is_refused_before_any_training(
 ) -> None:
     with pytest.raises(TrainingError, match="the answer would be cut"):
         run(study(recipe=QUICK | {"max_tokens": 10}), out=tmp_path / "run")
+    assert not (tmp_path / "run" / "organisms").exists()
+
+
+def test_a_domain_without_probes_is_refused_before_any_training(study: Any, tmp_path: Path) -> None:
+    prepared = study()
+    items = prepared.corpus.items
+    train_only = tuple(i for i in items["beta-prose"] if i.split == "train")
+    prepared.corpus = replace(prepared.corpus, items={**items, "beta-prose": train_only})
+    with pytest.raises(TrainingError, match="beta-prose has no probe items"):
+        run(prepared, out=tmp_path / "run")
     assert not (tmp_path / "run" / "organisms").exists()
 
 
