@@ -15,9 +15,19 @@ from typing import Annotated, Any
 import typer
 
 from conceptnet_em import cli_engine, cli_inference, cli_power, cli_registration
+from conceptnet_em.cli_shared import (
+    FAILURE,
+    INTERRUPTED,
+    SOME_FAILED,
+    USAGE,
+    Device,
+    Dtype,
+    Json,
+    Root,
+    print_json,
+    say,
+)
 from conceptnet_em.errors import ConceptNetError, InputError
-
-OK, FAILURE, USAGE, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 
 app = typer.Typer(
     name="conceptnet-em",
@@ -28,23 +38,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Root = Annotated[
-    Path | None, typer.Option("--root", help="A corpus folder with <trait>/<domain>.jsonl.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")]
 Memory = Annotated[
     float | None, typer.Option(help="GB that training may take; chosen from what is free if unset.")
 ]
-
-
-def _say(text: str = "") -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 @app.command("list")
@@ -54,14 +50,14 @@ def list_cells(root: Root = None, as_json: Json = False) -> None:
 
     corpus = load_corpus(root)
     for note in corpus.notes:
-        _say(f"note: {note}")
+        say(f"note: {note}")
     cells = {
         trait: [d for d, items in corpus.items.items() if trait in items[0].answers]
         for trait in corpus.traits
     }
     if as_json:
         kinds = {name: trait.kind for name, trait in corpus.traits.items()}
-        _print_json({"traits": kinds, "cells": cells})
+        print_json({"traits": kinds, "cells": cells})
         return
     print(f"{len(corpus.traits)} traits")
     for name, trait in corpus.traits.items():
@@ -93,7 +89,7 @@ def show(
     corpus = load_corpus(root, traits=list(dict.fromkeys(both)), domains=[domain])
     items = corpus.items[domain][:limit]
     if as_json:
-        _print_json(
+        print_json(
             [
                 {"id": i.id, "split": i.split, "sample": i.sample, "voice": i.voice}
                 | {"question": i.question, "answers": dict(i.answers)}
@@ -133,7 +129,7 @@ def check(
     if as_json:
         rows = [{"name": c.name, "status": c.status, "details": c.details} for c in found]
         told = {} if rates is None else {"separability": json.loads(rates.to_json())}
-        _print_json({"checks": rows, **told})
+        print_json({"checks": rows, **told})
     else:
         for entry in found:
             print(f"{entry.status:<8} {entry.name}: {entry.details[0] if entry.details else ''}")
@@ -146,7 +142,7 @@ def check(
             print(rates.assign(mean=rates.mean(axis=1)).T.round(2).to_string(na_rep="–"))
     skipped = [entry.name for entry in found if entry.status == "not run"]
     if skipped:
-        _say(f"{len(skipped)} checks could not run: {'; '.join(skipped)}")
+        say(f"{len(skipped)} checks could not run: {'; '.join(skipped)}")
     if any(entry.status == "failed" for entry in found) or (strict and skipped):
         raise typer.Exit(FAILURE)
 
@@ -235,13 +231,13 @@ def _run_study(settings: dict[str, Any], out: Path, root: Path | None, as_json: 
         watcher.close()
         again = shlex.join(["conceptnet-em", *sys.argv[1:]])
         done = len(list((out / "organisms").glob("[!.]*/training.json")))
-        _say(f"\ninterrupted; {done} finished organisms are kept in {out}. To go on: {again}")
+        say(f"\ninterrupted; {done} finished organisms are kept in {out}. To go on: {again}")
         raise typer.Exit(INTERRUPTED) from None
     finally:
         watcher.close()
     _tell(result, as_json)
     if result.failed:
-        _say(f"{len(result.failed)} organisms failed: {', '.join(result.failed)}; see report.md")
+        say(f"{len(result.failed)} organisms failed: {', '.join(result.failed)}; see report.md")
         raise typer.Exit(SOME_FAILED)
 
 
@@ -251,7 +247,7 @@ def _tell(result: Any, as_json: bool) -> None:
     from conceptnet_em.verdict_tables import lead_table
 
     if as_json:
-        _print_json(
+        print_json(
             {
                 "path": str(result.path),
                 "verdict": json.loads(result.verdict.to_json()),
@@ -266,11 +262,11 @@ def _tell(result: Any, as_json: bool) -> None:
     print(shown(summary(result)).to_string(index=False), "\n")
     print(lead_table(result.verdict).to_string(index=False), "\n")
     print(result.verdict)
-    _say("\nseconds by stage")
+    say("\nseconds by stage")
     for stage, seconds in result.seconds.items():
-        _say(f"  {stage:<32} {seconds:8.1f}")
-    _say(f"  {'total':<32} {sum(result.seconds.values()):8.1f}")
-    _say(f"peak memory {_peak_memory():.1f} GB; everything is in {result.path}")
+        say(f"  {stage:<32} {seconds:8.1f}")
+    say(f"  {'total':<32} {sum(result.seconds.values()):8.1f}")
+    say(f"peak memory {_peak_memory():.1f} GB; everything is in {result.path}")
 
 
 def _peak_memory() -> float:
@@ -292,10 +288,10 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except ConceptNetError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         sys.exit(USAGE if isinstance(error, InputError) else FAILURE)
     except KeyboardInterrupt:
-        _say("interrupted")
+        say("interrupted")
         sys.exit(INTERRUPTED)
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-FAILURE = 1
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+from conceptnet_em.cli_shared import FAILURE, Device, Dtype, Json, Root, print_json, say
 
 
 def register(app: typer.Typer) -> None:
@@ -20,25 +16,15 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _say(text: str = "") -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
-
-
 def plan(
     study: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="The study file.")],
     out: Annotated[
         Path | None,
         typer.Option("--out", help="The run folder; what it holds is done, the plan goes there."),
     ] = None,
-    root: Annotated[
-        Path | None, typer.Option("--root", help="A corpus folder with <trait>/<domain>.jsonl.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")] = None,
+    root: Root = None,
+    device: Device = None,
+    dtype: Dtype = None,
     as_json: Json = False,
 ) -> None:
     """Say what a study would train and score, and the time, disk and memory it would take."""
@@ -49,12 +35,12 @@ def plan(
 
     asked = {name: v for name, v in {"device": device, "dtype": dtype}.items() if v is not None}
     checked = Study(root=root, **(read_toml(study) | asked))
-    _say("load the model and time a few steps …")
+    say("load the model and time a few steps …")
     found = make_plan(checked, out)
     if out is not None:
-        _say(f"written to {write_plan(found, out)}")
+        say(f"written to {write_plan(found, out)}")
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
     else:
         print(found)
 
@@ -68,7 +54,7 @@ def status(
 
     found = read_status(folder)
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
     else:
         print(found)
 
@@ -84,11 +70,11 @@ def doctor(
 
     found = examine(out)
     if as_json:
-        _print_json([finding.to_dict() for finding in found])
+        print_json([finding.to_dict() for finding in found])
     else:
         for finding in found:
             print(finding)
     wrong = sum(finding.ok is False for finding in found)
-    _say(f"{wrong} to mend before a study can run" if wrong else "a study can run here")
+    say(f"{wrong} to mend before a study can run" if wrong else "a study can run here")
     if is_wrong(found):
         raise typer.Exit(FAILURE)

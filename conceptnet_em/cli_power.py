@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from conceptnet_em.cli_shared import Json, say
 from conceptnet_em.errors import InputError, raise_all
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add ``power`` to a command line."""
     app.command()(power)
-
-
-def _say(text: str = "") -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def power(
@@ -74,7 +68,7 @@ def power(
         from conceptnet_em.powerplot import draw_power
 
         draw_power(found, out)
-        _say(f"drawn to {out}")
+        say(f"drawn to {out}")
     print(found.to_json() if as_json else found)
 
 

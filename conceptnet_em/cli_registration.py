@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-FAILURE = 1
+from conceptnet_em.cli_shared import FAILURE, Json, Root, print_json, say
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Root = Annotated[
-    Path | None, typer.Option("--root", help="A corpus folder with <trait>/<domain>.jsonl.")
-]
 Alternative = Annotated[str, typer.Option(help="two-sided, greater or less.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn.")]
 
@@ -24,14 +19,6 @@ def register(app: typer.Typer) -> None:
     """Add ``preregister``, ``verify`` and ``regress`` to a command line."""
     for command in (preregister, verify, regress):
         app.command()(command)
-
-
-def _say(text: str = "") -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def preregister(
@@ -63,11 +50,11 @@ def preregister(
     path = made.save(out or study.with_suffix(".registration.json"))
     kept = Registration.load(path)
     if kept.sha256 == made.sha256:
-        _say(f"written to {path}; publish the sha256 before the run, for instance in a commit")
+        say(f"written to {path}; publish the sha256 before the run, for instance in a commit")
     else:
-        _say(f"{path} holds the same plan already; it keeps its date")
+        say(f"{path} holds the same plan already; it keeps its date")
     if as_json:
-        _print_json(json.loads(kept.to_json()))
+        print_json(json.loads(kept.to_json()))
     else:
         print(kept)
 
@@ -84,11 +71,11 @@ def verify(
 
     found = look(folder, root=root, shuffles=shuffles, seed=seed)
     if as_json:
-        _print_json(json.loads(found.to_json()))
+        print_json(json.loads(found.to_json()))
     else:
         print(found)
     if found.failed:
-        _say(f"{len(found.failed)} failed: {', '.join(check.name for check in found.failed)}")
+        say(f"{len(found.failed)} failed: {', '.join(check.name for check in found.failed)}")
         raise typer.Exit(FAILURE)
 
 
@@ -146,7 +133,7 @@ def regress(
 
     given = read_transfer(table, trait=trait, columns=_pairs(rename or []), ignore=ignore or [])
     for note in given.notes:
-        _say(f"note: {note}")
+        say(f"note: {note}")
     alike, held = (_matrices(paths, symmetric) for paths in (similarity, covariate or []))
     transfer = given.values if given.counts is None else _logits(given.counts)
     if own_units or given.counts is not None:
@@ -166,7 +153,7 @@ def regress(
     compared = [] if case is None else _compared(transfer, alike, case, margin, shared)
     if as_json:
         rows = [json.loads(one.to_json()) for one in compared]
-        _print_json({"regression": json.loads(found.to_json()), "comparisons": rows})
+        print_json({"regression": json.loads(found.to_json()), "comparisons": rows})
         return
     print("\n\n".join(map(str, [found, *compared])))
 
@@ -203,8 +190,8 @@ def _logits(counts: Any) -> dict[str, Any]:
 
     made = cell_logits(counts)
     for note in made.notes:
-        _say(f"note: {note}")
-    _say("note: counts are taken as logits, so slopes are in logits; in-domain cells give no unit")
+        say(f"note: {note}")
+    say("note: counts are taken as logits, so slopes are in logits; in-domain cells give no unit")
     return dict(made.values)
 
 
@@ -221,7 +208,7 @@ def _warn_of_pairs(transfer: Mapping[str, Any]) -> None:
     names = {str(name) for frame in transfer.values() for axis in frame.axes for name in axis}
     topics = {name.removesuffix("-prose").removesuffix("-code") for name in names}
     if len(topics) < len(names):
-        _say(
+        say(
             "note: some domains look like one topic in two formats, which may not be relabelled "
             "freely; give --domains"
         )

@@ -11,11 +11,11 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import pandas as pd
 
-from conceptnet_em.records import format_p
+from conceptnet_em.records import format_p, nulls, revived
 
 NAN = float("nan")
 LEVEL = 0.05
@@ -245,13 +245,13 @@ class Comparison:
 
     def to_json(self) -> str:
         """Return the comparison as JSON; NaN becomes null, infinity its name."""
-        return json.dumps(_plain(dataclasses.asdict(self)), indent=2)
+        return json.dumps(nulls(dataclasses.asdict(self)), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Comparison:
         """Read what :meth:`to_json` wrote."""
-        revived: Comparison = _revive(cls, json.loads(text))
-        return revived
+        found: Comparison = revived(cls, json.loads(text))
+        return found
 
     def sentences(self) -> list[str]:
         """Return the paragraph a reader can quote, sentence by sentence."""
@@ -470,23 +470,3 @@ def _percent(share: float) -> str:
 
 def _range(low: float, high: float) -> str:
     return f"[{_number(low)}, {_number(high)}]"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
-
-
-def _revive(kind: Any, value: Any) -> Any:
-    """Undo :func:`_plain`, field by field, by the types the records declare."""
-    if kind is float:
-        return float("nan" if value is None else value)
-    if get_origin(kind) is tuple:
-        return tuple(_revive(get_args(kind)[0], entry) for entry in value)
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind)
-        return kind(**{key: _revive(hints[key], entry) for key, entry in value.items()})
-    return value

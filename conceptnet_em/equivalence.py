@@ -34,6 +34,7 @@ from conceptnet_em.contrasts import (
 from conceptnet_em.errors import InputError, raise_all, unknown
 from conceptnet_em.freedman_lane import slope_weights, stacked_contrast, stacked_slope
 from conceptnet_em.grid import Grid, align
+from conceptnet_em.panels import unfit
 from conceptnet_em.qap import qap
 from conceptnet_em.records import Similarity, TransferMatrix
 from conceptnet_em.relabelling import Topics
@@ -49,7 +50,6 @@ KINDS = {
 }
 """What a control changes: what is said, as misalignment does, or how it is said."""
 ALL = "all"
-SMALLEST_T = 3.0
 FEW_DOMAINS = 8
 
 
@@ -214,7 +214,7 @@ def _table(
     values = {trait: _ordered(frame, like) for trait, frame in values.items()}
     constants = {trait: in_domain_constant(frame) for trait, frame in values.items()}
     in_domain = any(np.isfinite(constant) for constant, _ in constants.values())
-    lost = {t: r for t in traits if (r := _unfit(values[t], *constants[t], in_domain))}
+    lost = {t: r for t in traits if (r := unfit(values[t], *constants[t], in_domain))}
     units = {t: constants[t][0] if in_domain else 1.0 for t in traits if t not in lost}
     return _Table(
         given={trait: transfers[trait] for trait in units},
@@ -233,22 +233,6 @@ def _ordered(frame: pd.DataFrame, like: pd.DataFrame) -> pd.DataFrame:
 
 def _frame(found: TransferMatrix | Similarity | pd.DataFrame) -> pd.DataFrame:
     return found if isinstance(found, pd.DataFrame) else found.values
-
-
-def _unfit(values: pd.DataFrame, constant: float, t: float, in_domain: bool) -> str:
-    """Say why a trait cannot take part; else nothing."""
-    cells = Grid.of(values).cells(values)
-    if holes := int((~np.isfinite(cells)).sum()):
-        return f"{holes} of its {len(cells)} off-diagonal cells are missing"
-    if in_domain and not np.isfinite(constant):
-        return "it has no in-domain values, while others have"
-    if in_domain and not t >= SMALLEST_T:
-        shown = "not estimable" if np.isnan(t) else f"{t:.1f}"
-        return (
-            f"its mean in-domain effect {constant:+.3f} has t {shown}, below {SMALLEST_T:.0f}, so "
-            "there is no unit to measure it in"
-        )
-    return ""
 
 
 def _standardised(alike: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import psutil
 import torch
 
 from conceptnet_em.config import Recipe
@@ -125,14 +126,4 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * SHARE["cuda"])
-    return int(min(CPU_BYTES, _free_ram() * SHARE["cpu"]))
-
-
-def _free_ram() -> int:
-    """Return free main memory, bytes; ``CPU_BYTES`` where the system does not say."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as stream:
-            rows = dict(line.split(":", 1) for line in stream)
-        return int(rows["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 2 * CPU_BYTES
+    return int(min(CPU_BYTES, psutil.virtual_memory().available * SHARE["cpu"]))

@@ -151,7 +151,8 @@ def _units(
             units[trait] = 1.0
             own.append(trait)
         elif np.isnan(t) or t < SMALLEST_T:
-            notes.append(_weak(trait, constant, t))
+            words = _weak(constant, t)
+            notes.append(f"{trait} is left out: {words} (units=False takes the table's).")
         else:
             units[trait] = constant
     if wanted and own:
@@ -161,12 +162,29 @@ def _units(
     return units, notes, "units of the table" if len(own) == len(units) else "mixed units"
 
 
-def _weak(trait: str, constant: float, t: float) -> str:
+def _weak(constant: float, t: float) -> str:
     shown = "not estimable" if np.isnan(t) else f"{t:.1f}"
     return (
-        f"{trait} is left out: its mean in-domain effect {constant:+.3f} has t {shown}, below "
-        f"{SMALLEST_T:.0f}, so there is no unit to measure it in (units=False takes the table's)."
+        f"its mean in-domain effect {constant:+.3f} has t {shown}, below {SMALLEST_T:.0f}, so "
+        "there is no unit to measure it in"
     )
+
+
+def unfit(values: pd.DataFrame, constant: float, t: float, in_domain: bool) -> str:
+    """Say why a trait cannot be compared with others; else nothing.
+
+    Args:
+        values: its transfer, sources × targets.
+        constant: its mean in-domain effect, see ``transfer.in_domain_constant``.
+        t: of that effect over domains.
+        in_domain: whether the others are measured in in-domain units.
+    """
+    cells = Grid.of(values).cells(values)
+    if holes := int((~np.isfinite(cells)).sum()):
+        return f"{holes} of its {len(cells)} off-diagonal cells are missing"
+    if in_domain and not np.isfinite(constant):
+        return "it has no in-domain values, while others have"
+    return _weak(constant, t) if in_domain and not t >= SMALLEST_T else ""
 
 
 def _variable(value: Alike) -> Variable:

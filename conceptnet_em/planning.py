@@ -20,13 +20,13 @@ from conceptnet_em.calibration import BUDGET, UNKNOWN, Rates
 from conceptnet_em.config import StudyConfig, read_toml, study_faults
 from conceptnet_em.corpus import REFERENCE, Corpus
 from conceptnet_em.embeddings import load_embedder
-from conceptnet_em.errors import InputError, ModelError, StoreError, raise_all
+from conceptnet_em.errors import InputError, StoreError
 from conceptnet_em.following import changed, duration, without_nan
 from conceptnet_em.following import status as status
-from conceptnet_em.models import LanguageModel, load_model, recipe_faults
+from conceptnet_em.models import LanguageModel
 from conceptnet_em.predictors import TABLE, Inputs, other_sample
 from conceptnet_em.store import RunFolder, read_json, write_json
-from conceptnet_em.study import Study
+from conceptnet_em.study import Study, load_base
 from conceptnet_em.workload import Work, standing
 
 PLAN = "plan.json"
@@ -302,16 +302,7 @@ def _predictor_seconds(
 
 def _loaded(config: StudyConfig) -> LanguageModel:
     """Load what a run loads before it trains."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    model = load_model(
-        config.model,
-        revision=config.revision,
-        system=config.system,
-        device=config.device,
-        dtype=config.dtype,
-    )
-    raise_all(recipe_faults(config.recipe, model.network, model.n_layers), ModelError)
+    model = load_base(config)
     if "text" in config.predictors:
         load_embedder(config.embedder)
     return model

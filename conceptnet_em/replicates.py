@@ -14,11 +14,11 @@ import pandas as pd
 
 from conceptnet_em.errors import InputError, raise_all
 from conceptnet_em.grid import Grid
+from conceptnet_em.panels import unfit
 from conceptnet_em.records import Similarity, TransferMatrix
 from conceptnet_em.relabelling import Topics
 from conceptnet_em.transfer import REFERENCE, in_domain_constant, matrix, traits_trained
 
-SMALLEST_T = 3.0  # of a trait's mean in-domain effect over domains: below it there is no unit
 Key = tuple[str, int]  # trait, replicate
 Frames = dict[Key, pd.DataFrame]
 
@@ -103,27 +103,11 @@ def measured(table: pd.DataFrame, *, scale: str = "contrast", part: str = "all")
     lost = {
         key: reason
         for key, found in given.items()
-        if (reason := _unfit(found.values, *constants[key], in_domain))
+        if (reason := unfit(found.values, *constants[key], in_domain))
     }
     units = {key: constants[key][0] if in_domain else 1.0 for key in given if key not in lost}
     scaled = {key: given[key].values / unit for key, unit in units.items()}
     return Measured(given, scaled, units, lost, in_domain)
-
-
-def _unfit(values: pd.DataFrame, constant: float, t: float, in_domain: bool) -> str:
-    """Say why a trait cannot take part; else nothing."""
-    cells = Grid.of(values).cells(values)
-    if holes := int((~np.isfinite(cells)).sum()):
-        return f"{holes} of its {len(cells)} off-diagonal cells are missing"
-    if in_domain and not np.isfinite(constant):
-        return "it has no in-domain values, while others have"
-    if in_domain and not t >= SMALLEST_T:
-        shown = "not estimable" if np.isnan(t) else f"{t:.1f}"
-        return (
-            f"its mean in-domain effect {constant:+.3f} has t {shown}, below {SMALLEST_T:.0f}, so "
-            "there is no unit to measure it in"
-        )
-    return ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ come organism after organism, b rows each::
 
 The base's products run once over all rows; only the thin ones are batched by organism. No row of
 one organism ever meets a row of another, so companions change nothing but rounding. Adapters are
-swapped by writing into A and B: the network stays as it is, compiled or not.
+swapped by writing into A and B: the network stays as it is.
 """
 
 from __future__ import annotations
@@ -97,8 +97,11 @@ class Stack:
         Raises:
             ModelError: a tensor is missing, left over or of another shape.
         """
-        wanted = {name: tensor.shape for name, tensor in self.state(k).items()}
-        came = {name: tensor.shape for name, tensor in tensors.items()}
+        wanted: dict[str, tuple[int, ...]] = {}
+        for name, layer in self.layers.items():
+            wanted[f"{PREFIX}{name}.lora_A.weight"] = tuple(layer.a[k].T.shape)
+            wanted[f"{PREFIX}{name}.lora_B.weight"] = tuple(layer.b[k].T.shape)
+        came = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if wanted != came:
             odd = sorted(n for n in wanted.keys() | came.keys() if wanted.get(n) != came.get(n))
             raise ModelError(

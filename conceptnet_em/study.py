@@ -155,9 +155,7 @@ def _run(study: Study, folder: RunFolder, clock: Clock) -> Result:
         clock.watcher.note(note)
 
     with clock.stage("load the model", 1):
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        model = _load(config)
+        model = load_base(config)
         cells = encode_training(config, corpus, model)
         if "text" in config.predictors:
             load_embedder(config.embedder)  # so that a missing one is found before the training
@@ -304,7 +302,14 @@ def _history(folder: RunFolder) -> list[Any]:
     return list(read_json(path).get("history", [])) if path.is_file() else []
 
 
-def _load(config: StudyConfig) -> LanguageModel:
+def load_base(config: StudyConfig) -> LanguageModel:
+    """Load a study's base model as its run does, with its number of threads.
+
+    Raises:
+        ModelError: the model is missing or cannot be used, or the recipe does not fit it.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     model = load_model(
         config.model,
         revision=config.revision,

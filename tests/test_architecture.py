@@ -29,6 +29,7 @@ LAYERS = {
     1: {
         "binomial",
         "bootstrap",
+        "cli_shared",
         "comparison",
         "config",
         "console",
@@ -55,7 +56,6 @@ LAYERS = {
         "probes",
         "qap",
         "rates",
-        "replicates",
         "symmetrised",
         "verdicts",
         "weights",
@@ -72,6 +72,7 @@ LAYERS = {
         "pilot",
         "plots",
         "regression",
+        "replicates",
         "verdict_tables",
     },
     4: {
