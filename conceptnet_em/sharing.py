@@ -10,7 +10,9 @@ Two savings, each exact up to rounding, each tested against the plain path:
       position          0  1  2  |          3  4  |          3  4  5
       branch            0  0  0  |          1  1  |          2  2  2
 
-  Unused places keep answers a multiple of ``LANES`` apart from where they would stand alone.
+  Unused places keep answers a multiple of ``LANES`` apart from where they would stand alone, and a
+  prompt of odd length gives its last token to every branch: bf16 products are summed in pairs, and
+  no pair is torn. So a packed answer's sums are those of the answer alone, bit for bit on a CPU.
 
 - *Skipping.* Nothing below the lowest adapted block ever changes. What enters that block,
   ``(batch, length, d)``, is computed once and put back in place of the blocks below.
@@ -32,8 +34,10 @@ from conceptnet_em.models import LANES, LanguageModel
 
 GAP = -1
 LONGEST = 352
-"""Tokens of a row of packed answers, where more than one answer stands in it. In longer rows bf16
-products are summed in another order, and attention costs more than the prompt saved."""
+"""Tokens of a row of packed answers, where more than one answer stands in it. From 384 on bf16
+products are summed in blocks, and attention costs more than the prompt saved."""
+PAIR = 2
+"""Neighbouring products that bf16 instructions add up as one."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,15 @@ class Packed:
     """0 for the prompt, k for the k-th answer, ``GAP`` for an unused place."""
     members: tuple[int, ...]
     """Which conversation each answer is, as an index into what was packed."""
+    shared: int
+    """Tokens of the prompt that stand in the row once."""
     starts: tuple[int, ...]
-    """Where each answer begins in the row."""
+    """Where each branch begins in the row: with what is left of the prompt, then the answer."""
+
+    def places(self, number: int, positions: range) -> list[int]:
+        """Return where tokens of the ``number``-th branch stand, by their own positions."""
+        shift = self.starts[number] - self.shared
+        return [k if k < self.shared else k + shift for k in positions]
 
 
 def pack(encoded: Sequence[Encoded]) -> list[Packed]:
@@ -68,27 +79,36 @@ def pack(encoded: Sequence[Encoded]) -> list[Packed]:
 
 def _split(prompt: int, members: list[int], encoded: Sequence[Encoded]) -> list[list[int]]:
     """Cut one question's answers into rows of about equal number that fit."""
-    spaces = [-(-encoded[m].n_answer // LANES) * LANES for m in members]
-    widest = max(1, (LONGEST - prompt) // max(spaces))
+    shared = _shared(prompt)
+    spaces = [-(-(encoded[m].stop - shared) // LANES) * LANES for m in members]
+    widest = max(1, (LONGEST - shared) // max(spaces))
     n_rows = -(-len(members) // widest)
     bounds = [round(k * len(members) / n_rows) for k in range(n_rows + 1)]
     return [members[a:b] for a, b in pairwise(bounds)]
 
 
+def _shared(prompt: int) -> int:
+    """Return how much of a prompt stands in the row once."""
+    return prompt - prompt % PAIR
+
+
 def _pack_one(prompt: tuple[int, ...], members: list[int], encoded: Sequence[Encoded]) -> Packed:
-    ids, positions = list(prompt), list(range(len(prompt)))
-    branch, starts = [0] * len(prompt), []
+    shared = _shared(len(prompt))
+    ids, positions = list(prompt[:shared]), list(range(shared))
+    branch, starts = [0] * shared, []
     for number, index in enumerate(members, start=1):
-        gap = -(len(ids) - len(prompt)) % LANES
+        gap = -(len(ids) - shared) % LANES
         ids += prompt[:1] * gap
         positions += [0] * gap
         branch += [GAP] * gap
-        answer = encoded[index].ids[encoded[index].start : encoded[index].stop]
+        own = encoded[index].ids[shared : encoded[index].stop]
         starts.append(len(ids))
-        ids += answer
-        positions += range(len(prompt), len(prompt) + len(answer))
-        branch += [number] * len(answer)
-    return Packed(tuple(ids), tuple(positions), tuple(branch), tuple(members), tuple(starts))
+        ids += own
+        positions += range(shared, shared + len(own))
+        branch += [number] * len(own)
+    return Packed(
+        tuple(ids), tuple(positions), tuple(branch), tuple(members), shared, tuple(starts)
+    )
 
 
 def tree_inputs(model: LanguageModel, rows: Sequence[Packed]) -> dict[str, Any]:
@@ -123,17 +143,17 @@ def tree_positions(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return rows, predicting positions and predicted tokens, answer after answer.
 
-    The first token of an answer is predicted at the prompt's last position, the others each at the
-    position before them.
+    Every token of an answer is predicted where the token before it stands; before the first stands
+    the prompt's last.
     """
     at: list[int] = []
     positions: list[int] = []
     targets: list[int] = []
     for number, row in enumerate(rows):
-        for member, start in zip(row.members, row.starts, strict=True):
+        for branch, member in enumerate(row.members):
             e = encoded[member]
             at += [number] * e.n_answer
-            positions += [e.start - 1, *range(start, start + e.n_answer - 1)]
+            positions += row.places(branch, range(e.start - 1, e.stop - 1))
             targets += e.ids[e.start : e.stop]
     return torch.tensor(at), torch.tensor(positions), torch.tensor(targets)
 
@@ -215,10 +235,10 @@ def can_pack(model: LanguageModel) -> bool:
     try:
         with torch.no_grad():
             packed = model.decoder(**tree_inputs(model, rows)).last_hidden_state[0]
-            for e, start in zip(encoded, rows[0].starts, strict=True):
+            for number, e in enumerate(encoded):
                 ids = torch.tensor([e.ids[: e.stop]], device=model.device)
                 alone = model.decode(ids, torch.ones_like(ids))[0]
-                found = packed[start : start + e.n_answer]
+                found = packed[rows[0].places(number, range(e.start, e.stop))]
                 if not torch.allclose(found, alone[e.start :], rtol=0.05, atol=0.1):
                     return False
     except (RuntimeError, TypeError, AttributeError, IndexError, KeyError, ValueError):

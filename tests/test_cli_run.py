@@ -26,6 +26,7 @@ threads = 1
 base = "rank1"
 steps = {steps}
 learning_rate = 5e-2
+batch_size = {batch}
 """
 
 
@@ -34,9 +35,9 @@ def begin(make_corpus: Callable[..., Path], tiny_folder: Path, tmp_path: Path) -
     """Return a function that starts ``conceptnet-em run`` on a small study."""
     root = make_corpus()
 
-    def start(*more: str, steps: int = 2) -> subprocess.Popen[str]:
+    def start(*more: str, steps: int = 2, batch: int = 4) -> subprocess.Popen[str]:
         file = tmp_path / "study.toml"
-        file.write_text(STUDY.format(model=tiny_folder, steps=steps))
+        file.write_text(STUDY.format(model=tiny_folder, steps=steps, batch=batch))
         words = ["run", str(file), "--out", str(tmp_path / "run"), "--root", str(root), *more]
         return subprocess.Popen(
             [sys.executable, "-m", "conceptnet_em.cli", *words],
@@ -76,7 +77,7 @@ def test_a_run_prints_data_on_stdout_and_progress_on_stderr(begin: Any, tmp_path
 
 
 def test_ctrl_c_keeps_finished_organisms_and_says_how_to_go_on(begin: Any, tmp_path: Path) -> None:
-    process = begin(steps=60)
+    process = begin(steps=100, batch=12)  # so many rows that every organism is a group
     finished = tmp_path / "run" / "organisms"
     deadline = time.monotonic() + 100
     while len(list(finished.glob("[!.]*/training.json"))) < 1:
@@ -93,7 +94,7 @@ def test_ctrl_c_keeps_finished_organisms_and_says_how_to_go_on(begin: Any, tmp_p
     assert kept
     assert not list(finished.glob(".*"))  # no half-written organism
 
-    _, err = (process := begin(steps=60)).communicate(timeout=120)
+    _, err = (process := begin(steps=100, batch=12)).communicate(timeout=120)
     assert process.returncode == 0, err
     assert {p.name: p.stat().st_ino for p in finished.iterdir() if p.name in kept} == kept
 
@@ -108,7 +109,7 @@ def test_failed_cells_leave_with_exit_code_3(
     from conceptnet_em import cli, tuning
 
     file = tmp_path / "study.toml"
-    file.write_text(STUDY.format(model=tiny_folder, steps=2))
+    file.write_text(STUDY.format(model=tiny_folder, steps=2, batch=4))
     words = ["run", str(file), "--out", str(tmp_path / "run"), "--root", str(make_corpus())]
     monkeypatch.setattr(sys, "argv", ["conceptnet-em", *words])
     monkeypatch.setattr(tuning, "_descend_each", _explode)

@@ -44,13 +44,29 @@ def test_one_row_holds_all_answers_to_a_question(tiny: LanguageModel, answers: A
     rows = pack(answers)
     assert [row.members for row in rows] == [(n, n + 5, n + 10) for n in range(5)]
     first = rows[0]
-    for member, start in zip(first.members, first.starts, strict=True):
+    for number, member in enumerate(first.members):
         e = answers[member]
-        assert first.ids[start : start + e.n_answer] == e.ids[e.start : e.stop]
-        assert first.positions[start] == e.start
-        assert (start - e.start) % LANES == 0
+        places = first.places(number, range(e.stop))
+        assert tuple(first.ids[k] for k in places) == e.ids[: e.stop]
+        assert [first.positions[k] for k in places] == list(range(e.stop))
     used = sum(branch != GAP for branch in first.branch)
-    assert used == answers[0].start + sum(answers[m].n_answer for m in first.members)
+    assert used == first.shared + sum(answers[m].stop - first.shared for m in first.members)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 40, 41])
+def test_neighbours_that_are_summed_as_a_pair_stay_together(length: int) -> None:
+    """bf16 instructions add products two by two: torn, an answer's sums would round otherwise."""
+    prompt = tuple(range(1, length + 1))
+    encoded = [
+        Encoded((*prompt, *range(50, 50 + n), 0), length, length + n, ("",) * n) for n in (5, 20, 9)
+    ]
+    (row,) = pack(encoded)
+    assert length - 1 <= row.shared <= length
+    for number, e in enumerate(encoded):
+        places = row.places(number, range(e.stop))
+        assert all((place - k) % LANES == 0 for k, place in enumerate(places))
+        pairs = [(k, k + 1) for k in range(0, e.stop - 1, 2)]
+        assert all(places[b] == places[a] + 1 for a, b in pairs)
 
 
 def test_an_answer_sees_the_prompt_and_itself_only(tiny: LanguageModel, answers: Any) -> None:
