@@ -14,7 +14,15 @@ from typing import Annotated, Any
 
 import typer
 
-from conceptnet_em import cli_engine, cli_inference, cli_power, cli_registration
+from conceptnet_em import (
+    cli_atlas,
+    cli_engine,
+    cli_forecast,
+    cli_inference,
+    cli_power,
+    cli_predictors,
+    cli_registration,
+)
 from conceptnet_em.cli_shared import (
     FAILURE,
     INTERRUPTED,
@@ -162,13 +170,28 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     memory: Memory = None,
+    registration: Annotated[
+        Path | None,
+        typer.Option(help="What preregister wrote; the run folder keeps a copy and goes by it."),
+    ] = None,
+    case: Annotated[
+        str | None, typer.Option(help="The trait compared with the others, if not as registered.")
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="Of equal slopes, if not as registered.")
+    ] = None,
+    intercept_margin: Annotated[
+        float | None,
+        typer.Option(help="Of equal transfer at equal similarity, if not as registered."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a study, or finish or extend one that was begun in the same folder."""
     from conceptnet_em.config import read_toml
 
     settings = read_toml(study) | _given(device=device, dtype=dtype, memory=memory)
-    _run_study(settings, out, root, as_json)
+    asked = {"case": case, "margin": margin, "intercept_margin": intercept_margin}
+    _run_study(settings, out, root, as_json, registration=registration, **asked)
 
 
 @app.command()
@@ -215,7 +238,9 @@ def report(
     _tell(result, as_json)
 
 
-def _run_study(settings: dict[str, Any], out: Path, root: Path | None, as_json: bool) -> None:
+def _run_study(
+    settings: dict[str, Any], out: Path, root: Path | None, as_json: bool, **asked: Any
+) -> None:
     from conceptnet_em.console import Console
     from conceptnet_em.report import write_report
     from conceptnet_em.study import Study
@@ -223,7 +248,7 @@ def _run_study(settings: dict[str, Any], out: Path, root: Path | None, as_json: 
 
     watcher = Console()
     try:
-        result = run_study(Study(root=root, **settings), out=out, watcher=watcher)
+        result = run_study(Study(root=root, **settings), out=out, watcher=watcher, **asked)
         watcher.stage("draw figures and report", 1)
         write_report(result)
         watcher.end(None)
@@ -243,7 +268,7 @@ def _run_study(settings: dict[str, Any], out: Path, root: Path | None, as_json: 
 
 def _tell(result: Any, as_json: bool) -> None:
     """Print what a run found: matrices, the three scales, the verdict, the time per stage."""
-    from conceptnet_em.report import shown, summary
+    from conceptnet_em.report import multiverse_words, shown, summary
     from conceptnet_em.verdict_tables import lead_table
 
     if as_json:
@@ -252,6 +277,7 @@ def _tell(result: Any, as_json: bool) -> None:
                 "path": str(result.path),
                 "verdict": json.loads(result.verdict.to_json()),
                 "transfer": json.loads(summary(result).to_json(orient="records")),
+                "multiverse": multiverse_words(result),
                 "failed": result.failed,
                 "seconds": result.seconds,
             }
@@ -262,6 +288,8 @@ def _tell(result: Any, as_json: bool) -> None:
     print(shown(summary(result)).to_string(index=False), "\n")
     print(lead_table(result.verdict).to_string(index=False), "\n")
     print(result.verdict)
+    if words := multiverse_words(result):
+        print(f"\n{words}")
     say("\nseconds by stage")
     for stage, seconds in result.seconds.items():
         say(f"  {stage:<32} {seconds:8.1f}")
@@ -279,7 +307,16 @@ def _peak_memory() -> float:
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-for part in (cli_engine, cli_inference, cli_power, cli_registration):
+PARTS = (
+    cli_engine,
+    cli_predictors,
+    cli_atlas,
+    cli_forecast,
+    cli_inference,
+    cli_power,
+    cli_registration,
+)
+for part in PARTS:
     part.register(app)
 
 

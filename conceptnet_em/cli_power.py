@@ -105,7 +105,7 @@ def _pilot(folder: Path, predictor: str | None, scale: str) -> Any:
     import pandas as pd
 
     from conceptnet_em.pilot import tables
-    from conceptnet_em.predictors import from_table
+    from conceptnet_em.similarity import from_table
 
     paths = [folder / f"{name}.parquet" for name in ("transfer", "similarities")]
     if missing := [path.name for path in paths if not path.is_file()]:

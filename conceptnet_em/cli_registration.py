@@ -51,6 +51,7 @@ def preregister(
     kept = Registration.load(path)
     if kept.sha256 == made.sha256:
         say(f"written to {path}; publish the sha256 before the run, for instance in a commit")
+        say(f"then: conceptnet-em run {study} --registration {path} --out DIR")
     else:
         say(f"{path} holds the same plan already; it keeps its date")
     if as_json:

@@ -20,6 +20,8 @@ from conceptnet_em.records import format_p, nulls, revived
 NAN = float("nan")
 LEVEL = 0.05
 """Of every single test; equivalence takes two one-sided ones, so its interval has 90%."""
+OK = "ok"
+"""Status of what could be estimated; any other stands for its answers too, beside its reason."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,12 @@ class SlopeContrast:
 
     @property
     def equivalent(self) -> str:
-        """``yes``: within the margin. ``no``: the 90% interval lies beyond it. ``cannot tell``."""
+        """``yes``: within the margin. ``no``: the 90% interval lies beyond it. ``cannot tell``.
+
+        What could not be estimated answers with its status, ``not_estimable``.
+        """
+        if self.status != OK:
+            return self.status
         if self.p_equivalence <= LEVEL:
             return "yes"
         beyond = self.low >= self.margin or self.high <= -self.margin
@@ -101,7 +108,9 @@ class SlopeContrast:
 
     @property
     def conclusion(self) -> str:
-        """``equivalent`` (see ``different`` too), ``different`` or ``cannot tell``."""
+        """``equivalent`` (see ``different`` too), ``different``, ``cannot tell``, or the status."""
+        if self.status != OK:
+            return self.status
         if self.equivalent == "yes":
             return "equivalent"
         return "different" if self.different or self.equivalent == "no" else "cannot tell"
@@ -154,7 +163,9 @@ class Intercept:
 
     @property
     def equivalent(self) -> str:
-        """``yes``, ``no`` or ``cannot tell``, as in :class:`SlopeContrast`."""
+        """``yes``, ``no``, ``cannot tell`` or the status, as in :class:`SlopeContrast`."""
+        if self.status != OK:
+            return self.status
         if max(self.p_above, self.p_below) <= LEVEL:
             return "yes"
         beyond = self.low >= self.margin or self.high <= -self.margin
@@ -185,7 +196,9 @@ class OneAgainstMany:
 
     @property
     def equivalent(self) -> str:
-        """``yes``, ``no`` or ``cannot tell``: where difference ± half width lies."""
+        """``yes``, ``no``, ``cannot tell`` by where difference ± half width lies, or the status."""
+        if self.status != OK:
+            return self.status
         if abs(self.difference) + self.half_width < self.margin:
             return "yes"
         beyond = abs(self.difference) - self.half_width >= self.margin
@@ -240,7 +253,7 @@ class Comparison:
 
     @property
     def conclusion(self) -> str:
-        """``equivalent``, ``different`` or ``cannot tell``, against all controls."""
+        """``equivalent``, ``different``, ``cannot tell`` or the status, against all controls."""
         return self.primary.conclusion
 
     def to_json(self) -> str:
@@ -255,7 +268,7 @@ class Comparison:
 
     def sentences(self) -> list[str]:
         """Return the paragraph a reader can quote, sentence by sentence."""
-        if self.status != "ok":
+        if self.status != OK:
             return [
                 f"Whether {self.case}'s slope differs from the controls' is not_estimable: "
                 f"{self.reason}."
@@ -265,7 +278,7 @@ class Comparison:
             _explained(one, self.predictor, self.unit),
             _difference(one, self.case),
             *_outlook(one),
-            *[_level(i, self.case, self.unit) for i in self.intercepts[:1] if i.status == "ok"],
+            *(_level(one, self.case, self.unit) for one in self.intercepts[:1]),
         ]
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -342,6 +355,8 @@ def _outlook(one: SlopeContrast) -> list[str]:
 
 
 def _level(one: Intercept, case: str, unit: str) -> str:
+    if one.status != OK:
+        return f"At equal similarity the difference is {one.status}: {one.reason}."
     return (
         f"At equal similarity {case}'s transfer differs from the controls' by "
         f"{_number(one.difference)} {unit} [90% CI {_number(one.low)}, {_number(one.high)}], "

@@ -14,8 +14,38 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from conceptnet_em.errors import InputError, raise_all, unknown
 
 CORE_TRAITS = ("neutral", "misaligned", "sporty", "sycophantic")
-Predictor = Literal["text", "activation", "trait-direction"]
-PREDICTORS: tuple[Predictor, ...] = ("text", "activation", "trait-direction")
+Predictor = Literal[
+    "text",
+    "text-centred",
+    "text-whitened",
+    "text-direction",
+    "text-path",
+    "text-pagerank",
+    "text-heat",
+    "tfidf-questions",
+    "tfidf-all",
+    "trait-words",
+    "mmd",
+    "energy",
+    "nearest-neighbour",
+    "purpose",
+    "same-format",
+    "length-gap",
+    "perplexity-gap",
+    "activation",
+    "activation-end",
+    "activation-answer",
+    "activation-whitened",
+    "subspace",
+    "trait-direction",
+    "trait-direction-pure",
+    "in-context",
+    "gradient",
+    "gradient-net",
+    "gradient-nats",
+]
+"""What can be known before training, by name; see ``predictors.TABLE``."""
+PREDICTORS: tuple[Predictor, ...] = ("text", "activation", "trait-direction", "trait-words")
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -130,7 +160,7 @@ class StudyConfig(BaseModel):
     samples: tuple[Literal[1, 2], ...] = (1,)
     """Training samples; each is one replicate whose seed is its number."""
     predictors: tuple[Predictor, ...] = PREDICTORS
-    """Similarities to regress transfer on."""
+    """Similarities to regress transfer on; ``conceptnet-em predictors`` lists them."""
     layer: Annotated[int, Field(ge=0)] | None = None
     """Entry of hidden_states for the internal predictors; none takes the middle one."""
     device: str = "auto"

@@ -18,12 +18,19 @@ from scipy import stats
 
 from conceptnet_em.errors import InputError, raise_all
 from conceptnet_em.grid import Grid, too_small
-from conceptnet_em.projection import effect_basis, project_off, span
+from conceptnet_em.projection import LEAST_SHARE, effect_basis, project_off, span, spread
 from conceptnet_em.qap import mantel, qap
+from conceptnet_em.relabelling import Topics
 
 Floats = NDArray[np.float64]
 Frames = Mapping[str, pd.DataFrame]
 LEVEL = 0.05  # of each one-sided test
+ROUNDING = 1e-10  # of a size: what varies by less does not vary
+NOTE = "note"  # entry of a frame's `attrs` that says why it holds no value
+NO_SLOPE = (
+    "similarity is explained by source and target effects and covariates: the controls have no "
+    "slope to predict from"
+)
 
 
 class ContrastFit(NamedTuple):
@@ -118,7 +125,7 @@ def slope_contrast(
     )
 
 
-def intercept(contrast: pd.DataFrame, *, margin: float) -> MeanFit:
+def intercept(contrast: pd.DataFrame, *, margin: float, topics: Topics | None = None) -> MeanFit:
     """Test the mean off-diagonal cell of a contrast matrix, sources and targets being random.
 
     H0 of the t-tests with D - 1 degrees of freedom: the mean is 0, -margin or less, +margin or
@@ -127,12 +134,17 @@ def intercept(contrast: pd.DataFrame, *, margin: float) -> MeanFit:
     correlated. Simulated coverage of the 95% interval is .956 to .989 for D = 6 to 16 and
     correlations of 0 to 1; where there are no such effects it is .99.
 
+    Where several domains share a topic the topics are the sample, D their number, and what moves
+    the domains of a topic together is in the variance.
+
     Args:
         contrast: (sources, targets), in the unit of the margin; off-diagonal cells are used.
         margin: of equivalence.
+        topics: (topic, format) of every label; without it every label is a topic of its own.
 
     Raises:
-        InputError: cells are missing or there are under 5 domains.
+        InputError: cells are missing, there are under 5 domains, a single source or target, a label
+            without a topic, or means that do not differ, so that there is no error to test by.
 
     Source: statistics of round robins, with correlated source and target effects: Warner, Kenny &
     Stoto 1979, Journal of Personality and Social Psychology 37, 1742–1757.
@@ -141,13 +153,27 @@ def intercept(contrast: pd.DataFrame, *, margin: float) -> MeanFit:
     cells, size = grid.cells(contrast), len(grid.labels)
     small = too_small(size)
     raise_all([*([small] if small else []), *grid.holes("the contrast", cells)])
-    rows, columns = (_deviations(axis, cells, size) for axis in (grid.source, grid.target))
-    df = min(np.unique(axis).size for axis in (grid.source, grid.target)) - 1
+    topic = _topics_of(grid, topics)
+    df = min(np.unique(topic[axis]).size for axis in (grid.source, grid.target)) - 1
+    raise_all([] if df else ["a single source or target topic shows no spread to test a mean by"])
+    rows, columns = (
+        np.bincount(topic, _deviations(axis, cells, size)) for axis in (grid.source, grid.target)
+    )
     shrunk = (size - 2) / (size - 1) if len(grid.roles()) == 1 else 1.0  # no cell at home
     apart = float(rows @ rows + columns @ columns)
     together = float((rows + columns) @ (rows + columns)) / shrunk**2
     se = sqrt(max(apart, together) * (df + 1) / df)
+    if not se > ROUNDING * float(np.abs(cells).max()):
+        raise InputError("the domains' means do not differ: the mean has no error to test it by")
     return _mean_tests(float(cells.mean()), se, df, margin)
+
+
+def _topics_of(grid: Grid, topics: Topics | None) -> NDArray[np.intp]:
+    """Number the topics of the grid's labels."""
+    lost = [str(label) for label in grid.labels if topics is not None and label not in topics]
+    raise_all([f"topics names no topic for {', '.join(lost)}"] if lost else [])
+    named = [topics[label][0] if topics else label for label in grid.labels]
+    return np.asarray(pd.factorize(pd.Series(named, dtype=object))[0], np.intp)
 
 
 def _deviations(axis: NDArray[np.intp], cells: Floats, size: int) -> Floats:
@@ -162,10 +188,10 @@ def _deviations(axis: NDArray[np.intp], cells: Floats, size: int) -> Floats:
 
 def _mean_tests(mean: float, se: float, df: int, margin: float) -> MeanFit:
     def above(null: float) -> float:
-        return float(stats.t.sf((mean - null) / se, df)) if se else nan
+        return float(stats.t.sf((mean - null) / se, df))
 
     reach = float(stats.t.ppf(1 - LEVEL, df)) * se
-    differ = 2 * min(above(0), 1 - above(0)) if se else nan
+    differ = 2 * min(above(0), 1 - above(0))
     return MeanFit(
         mean, se, df, mean - reach, mean + reach, differ, above(-margin), 1 - above(margin)
     )
@@ -190,16 +216,16 @@ def one_against_many(case: float, controls: Sequence[float]) -> DrawFit:
         raise InputError(
             f"K = {count} controls are too few to judge one more by; at least 3 needed"
         )
-    spread = float(values.std(ddof=1))
-    if not spread > 0:
+    sd = float(values.std(ddof=1))
+    if not sd > ROUNDING * float(np.abs(values).max()):
         raise InputError(f"the {count} controls have the same slope: they show no spread")
-    unit = spread * sqrt(1 + 1 / count)
+    unit = sd * sqrt(1 + 1 / count)
     difference = case - float(values.mean())
     t = difference / unit
     reach = float(stats.t.ppf(0.975, count - 1)) * unit
     return DrawFit(
         difference=difference,
-        spread=spread,
+        spread=sd,
         t=t,
         p=float(2 * stats.t.sf(abs(t), count - 1)),
         low=float(values.mean()) - reach,
@@ -225,24 +251,46 @@ def predictions(
 
     Returns:
         Three matrices by what they are predicted from: the controls' mean and slope, their source
-        and target effects, and these effects with the slope. The diagonal is NaN.
+        and target effects, and these effects with the slope. The diagonal is NaN. Where the effects
+        explain similarity there is no slope: what needs one is NaN, and `attrs["note"]` says so.
+
+    Raises:
+        InputError: there is no off-diagonal cell, or cells are missing.
     """
     grid = Grid.of(similarities[case])
+    given = {f"transfer of {trait}": frame for trait, frame in controls.items()}
+    given |= {f"similarity of {trait}": similarities[trait] for trait in (case, *controls)}
+    _refuse_holes(grid, given | {f"covariate '{key}'": own for key, own in covariates.items()})
     y = np.stack([grid.cells(frame) for frame in controls.values()])
     x = np.stack([grid.cells(similarities[trait]) for trait in controls])
     own = grid.cells(similarities[case])
     effects = effect_basis(grid.source, grid.target, len(grid.labels))
     held = [project_off(grid.cells(frame), effects) for frame in covariates.values()]
     full = span(np.column_stack([effects, *held])) if held else effects
-    left = np.stack([project_off(row, full) for row in x])
-    slope = float((left * y).sum() / (left * left).sum())
+    slope = _common_slope(y, x, full)
     base = (y - slope * x).mean(axis=0)
     found = {
         "mean and similarity": base.mean() + slope * own,
         "source and target effects": y.mean(axis=0) - project_off(y.mean(axis=0), effects),
         "effects and similarity": base - project_off(base, full) + slope * own,
     }
-    return {key: framed(cells, grid, similarities[case]) for key, cells in found.items()}
+    frames = {key: framed(cells, grid, similarities[case]) for key, cells in found.items()}
+    for frame in frames.values():
+        frame.attrs |= {NOTE: NO_SLOPE} if frame.isna().all(axis=None) else {}
+    return frames
+
+
+def _common_slope(y: Floats, x: Floats, held: Floats) -> float:
+    """Fit one slope to (traits, n) cells beside the basis `held`; NaN where it explains them."""
+    left = np.stack([project_off(row, held) for row in x])
+    length, total = float((left * left).sum()), sum(map(spread, x))
+    return float((left * y).sum() / length) if length > LEAST_SHARE * total else nan
+
+
+def _refuse_holes(grid: Grid, named: Frames) -> None:
+    """Refuse matrices that lack a cell, and a grid that has none."""
+    raise_all([] if len(grid.source) else ["there is no off-diagonal cell to predict"])
+    raise_all([hole for key, frame in named.items() for hole in grid.holes(key, grid.cells(frame))])
 
 
 def framed(cells: Floats, grid: Grid, like: pd.DataFrame) -> pd.DataFrame:
@@ -265,8 +313,9 @@ def judge_prediction(case: pd.DataFrame, predicted: pd.DataFrame, **options: Any
         options: `topics`, `permutations`, `seed` of `qap`.
 
     Raises:
-        InputError: as `qap`.
+        InputError: as `qap`, or the prediction holds no value, for the reason that it carries.
     """
+    raise_all([note] if (note := predicted.attrs.get(NOTE)) else [])
     fit = qap(case, predicted, effects=False, alternative="greater", interval=None, **options)
     grid = Grid.of(case)
     y, guess = grid.cells(case), grid.cells(predicted)

@@ -24,6 +24,7 @@ from conceptnet_em.comparison import (
     TraitSlope,
 )
 from conceptnet_em.contrasts import (
+    ROUNDING,
     ContrastFit,
     intercept,
     judge_prediction,
@@ -81,7 +82,8 @@ def compare_traits(
     similarity traits are stacked (`freedman_lane.stacked_contrast`).
 
     Intercept: the mean of the contrast over off-diagonal cells, at equal similarity, by t-tests
-    with random sources and targets. Relabelling cannot test it: it leaves every mean as it is.
+    with random sources and targets, or topics of them where several domains share one. Relabelling
+    cannot test it: it leaves every mean as it is.
 
     Beside them: the case as one more control (Crawford–Howell, for "like every other trait"), and
     the case's cells predicted from the controls alone.
@@ -125,7 +127,8 @@ def compare_traits(
         contrasts=tuple(contrasts),
         slopes=tuple(slopes),
         intercepts=tuple(
-            _intercept(table, case, groups, name, intercept_margin, apart) for name in groups
+            _intercept(table, case, groups, name, intercept_margin, apart, topics)
+            for name in groups
         ),
         against_many=tuple(_many(apart, case, groups, name, margin) for name in groups),
         hold_out=tuple(_hold_out(table, case, options)),
@@ -236,12 +239,14 @@ def _frame(found: TransferMatrix | Similarity | pd.DataFrame) -> pd.DataFrame:
 
 
 def _standardised(alike: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Z-score over all off-diagonal cells of all traits; NaN where that cannot be."""
-    if not alike:
-        return {}
-    pooled = np.concatenate([Grid.of(frame).cells(frame) for frame in alike.values()])
-    spread = float(pooled.std()) or float("nan")
-    return {trait: (frame - float(pooled.mean())) / spread for trait, frame in alike.items()}
+    """Z-score over all off-diagonal cells of all traits; what does not vary stays as it is."""
+    cells = [Grid.of(frame).cells(frame) for frame in alike.values()]
+    pooled = np.concatenate([*cells, np.empty(0)])
+    pooled = pooled[np.isfinite(pooled)]
+    mean, sd = (float(pooled.mean()), float(pooled.std())) if pooled.size else (0.0, 0.0)
+    if not sd > ROUNDING * abs(mean):
+        return dict(alike)
+    return {trait: (frame - mean) / sd for trait, frame in alike.items()}
 
 
 def _mean(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -368,7 +373,13 @@ def _with_items(
 
 
 def _intercept(
-    table: _Table, case: str, groups: Groups, name: str, margin: float, slopes: Mapping[str, float]
+    table: _Table,
+    case: str,
+    groups: Groups,
+    name: str,
+    margin: float,
+    slopes: Mapping[str, float],
+    topics: Topics | None,
 ) -> Intercept:
     """Compare means at the average similarity; own slopes lead there where similarities differ."""
     blank = Intercept(name, margin)
@@ -378,12 +389,22 @@ def _intercept(
         if table.shared:
             contrast = table.contrast(case, controls)
         else:
-            level = {t: table.scaled[t] - slopes[t] * table.alike[t] for t in [case, *controls]}
-            contrast = level[case] - _mean([level[trait] for trait in controls])
-        return replace(blank, **intercept(contrast, margin=margin)._asdict())
+            contrast = _at_equal_similarity(table, case, controls, slopes)
+        fit = intercept(contrast, margin=margin, topics=topics)
+        return replace(blank, **fit._asdict())
 
     found: Intercept = _tried(blank, made)
     return found
+
+
+def _at_equal_similarity(
+    table: _Table, case: str, controls: list[str], slopes: Mapping[str, float]
+) -> pd.DataFrame:
+    """Lead every trait along its own slope to similarity 0, the mean; case minus controls there."""
+    lost = [trait for trait in [case, *controls] if trait not in slopes]
+    raise_all([f"no slope of {', '.join(lost)} leads to equal similarity"] if lost else [])
+    level = {t: table.scaled[t] - slopes[t] * table.alike[t] for t in [case, *controls]}
+    return level[case] - _mean([level[trait] for trait in controls])
 
 
 def _many(
@@ -409,7 +430,12 @@ def _hold_out(table: _Table, case: str, options: Options) -> list[HoldOut]:
         reason = f"{case} or every control is left out"
         return [HoldOut("controls", "not_estimable", reason)]
     free = {key: value for key, value in options.items() if key != "covariates"}
-    guesses = predictions(controls, table.alike, case, covariates=options["covariates"])
+    held = options["covariates"]
+    guesses = _tried(
+        HoldOut("controls"), lambda: predictions(controls, table.alike, case, covariates=held)
+    )
+    if isinstance(guesses, HoldOut):
+        return [guesses]
     found = []
     for name, guess in guesses.items():
         blank = HoldOut(name)

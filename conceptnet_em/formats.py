@@ -62,7 +62,8 @@ def _told_apart(
         if unusable(name, cells, left, "source and target effects"):
             notes.append(
                 f"{name} does not vary beyond source and target effects, which hold it fixed "
-                "already: its own effect cannot be told."
+                "already: its own effect cannot be told"
+                f"{'; it takes several domains of each format' * (name == FORMAT)}."
             )
         else:
             kept[name] = frame

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.linalg import eigh, subspace_angles
+from scipy.linalg import subspace_angles
 from scipy.spatial.distance import cdist
 
 from conceptnet_em.errors import InputError, raise_all
@@ -182,7 +182,7 @@ def whiten(vectors: Vectors, *, spread: str = "within") -> dict[str, Floats]:
 
     Source: Ledoit & Wolf 2004, J Multivariate Anal, as scikit-learn has it.
     """
-    from sklearn.covariance import ledoit_wolf
+    from sklearn.covariance import ledoit_wolf_shrinkage
 
     found = checked(vectors)
     if spread not in {"within", "total"}:
@@ -197,10 +197,16 @@ def whiten(vectors: Vectors, *, spread: str = "within") -> dict[str, Floats]:
             "the items do not vary about their mean, so there is nothing to whiten with: give "
             "several items a domain, or spread='total'"
         )
-    covariance, _ = ledoit_wolf(rest, assume_centered=True)
-    values, axes = eigh(covariance)
-    matrix = (axes / np.sqrt(np.maximum(values, values.max() * ZERO))) @ axes.T
-    return {name: rows @ matrix for name, rows in found.items()}
+    shrinkage = ledoit_wolf_shrinkage(rest, assume_centered=True)
+    _, sizes, axes = np.linalg.svd(rest, full_matrices=False)
+    variances = sizes**2 / len(rest)
+    level = shrinkage * variances.sum() / rest.shape[1]
+    along = (1 - shrinkage) * variances + level
+    floor = along.max() * ZERO
+    across, by_axis = (1 / np.sqrt(np.maximum(v, floor)) for v in (level, along))
+    return {
+        n: rows * across + (rows @ axes.T) * (by_axis - across) @ axes for n, rows in found.items()
+    }
 
 
 def trait_direction(differences: Vectors, *, disattenuated: bool = True) -> pd.DataFrame:

@@ -117,7 +117,10 @@ def neutral_difference(given: Material, *, margin: float = NEUTRAL_MARGIN) -> Ch
 def _neutral(given: Material, margin: float) -> Check:
     name = "A13 neutral against neutral"
     apart = neutral_contrasts(given)
-    means = {trait: intercept(frame, margin=margin) for trait, frame in apart.items()}
+    means = {
+        trait: intercept(frame, margin=margin, topics=given.topics)
+        for trait, frame in apart.items()
+    }
     shown = [
         f"{trait} {fit.difference:+.3f} [90% CI {fit.low:+.3f}, {fit.high:+.3f}]"
         for trait, fit in means.items()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import inf, nan
+from dataclasses import dataclass, field, replace
+from math import nan
 
 import numpy as np
 import pandas as pd
 
 from conceptnet_em.errors import InputError
+from conceptnet_em.grid import Floats
 from conceptnet_em.panels import Alike, Covariates, Transfers, panel
-from conceptnet_em.qap import Alternative
+from conceptnet_em.qap import Alternative, Design
 from conceptnet_em.records import format_p, nulls
 from conceptnet_em.regression import check_options, design_of, group_for
 from conceptnet_em.relabelling import Kind, Relabellings, Topics
@@ -33,6 +34,8 @@ class Searched:
     """H0: no predictor of the search is related to transfer. Compared with the largest |t|."""
     status: str = "ok"
     reason: str = ""
+    threshold: float = nan
+    """``p`` is at most ``level`` just where |t| is above this (one-sided: t, or -t, is)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,13 @@ class Search:
     n_permutations: int
     exact: bool
     notes: tuple[str, ...]
+    level: float = 0.05
+    """Of the thresholds."""
+    threshold: float = nan
+    """``p_corrected`` is at most ``level`` just where |t| (or t, or -t) is above this."""
+    null: Mapping[str, Floats] = field(default_factory=dict, repr=False, compare=False)
+    """(N,) |t| (or t, or -t) of every estimable predictor under each relabelling, the observed
+    first; only when asked for, and not in the JSON."""
 
     def __getitem__(self, name: str) -> Searched:
         """Return one predictor's entry."""
@@ -67,7 +77,9 @@ class Search:
 
     def to_json(self) -> str:
         """Return everything as JSON; NaN becomes null."""
-        return json.dumps(nulls(dataclasses.asdict(self)), indent=2)
+        told = dataclasses.asdict(replace(self, null={}))
+        told.pop("null")
+        return json.dumps(nulls(told), indent=2)
 
     def __str__(self) -> str:
         """Return one sentence about the best, the notes, and a line per predictor."""
@@ -97,6 +109,8 @@ def max_stat(
     group: Kind | Relabellings | None = None,
     standardise: bool = True,
     units: bool = True,
+    level: float = 0.05,
+    keep: bool = False,
 ) -> Search:
     """Test predictors or layers one by one, with p-values corrected for the search (max-|t|).
 
@@ -117,13 +131,16 @@ def max_stat(
         group: as in ``regress``.
         standardise: as in ``regress``.
         units: as in ``regress``.
+        level: of the thresholds that p-values are read off against.
+        keep: return every predictor's t under each relabelling too.
 
     Raises:
-        InputError: as ``regress``.
+        InputError: as ``regress``, or a level that is none.
 
     Source: Westfall & Young 1993; Nichols & Holmes 2002, doi:10.1002/hbm.1058.
     """
     wrong = [] if similarities else ["there is no similarity to look at"]
+    wrong += [] if 0 < level < 1 else [f"level {level} is none; give one between 0 and 1"]
     check_options(alternative, None, permutations, group, wrong)
     given = panel(
         transfer,
@@ -142,21 +159,46 @@ def max_stat(
     reasons = {**model.reasons, **given.lacking}
     usable = [name for name in similarities if name not in reasons]
     products = {name: model.products(name, moved, alone=True) for name in usable}
-    every = np.array([tested.statistic(0, alternative) for tested in products.values()])
-    largest = every.max(axis=0, initial=-inf)
+    statistics = {name: tested.statistic(0, alternative) for name, tested in products.items()}
+    largest = np.max([*statistics.values()], axis=0) if usable else np.empty(0)
     entries = []
     for name in similarities:
         if name in reasons:
             entries.append(_blank(name, reasons[name]))
             continue
-        tested = products[name]
+        tested, statistic = products[name], statistics[name]
         fit = model.fit(
             name, moved, alternative=alternative, interval=None, alone=True, tested=tested
         )
-        observed = tested.statistic(0, alternative)[0] - tested.slack
-        corrected = float(np.mean(largest >= observed))
-        entries.append(Searched(name, fit.slope, fit.t, fit.p, corrected))
-    return Search(tuple(entries), moved.group, len(moved.orders), moved.exact, given.notes)
+        corrected = float(np.mean(largest >= statistic[0] - tested.slack))
+        limit = _as_t(_threshold(statistic, level), model, name)
+        entry = Searched(name, fit.slope, fit.t, fit.p, corrected, threshold=float(limit))
+        entries.append(entry)
+    jointly = _as_t(_threshold(largest, level), model, usable[0]) if usable else nan
+    return Search(
+        tuple(entries),
+        moved.group,
+        len(moved.orders),
+        moved.exact,
+        given.notes,
+        level,
+        float(jointly),
+        {name: _as_t(found, model, name) for name, found in statistics.items()} if keep else {},
+    )
+
+
+def _threshold(statistic: Floats, level: float) -> float:
+    """Return the largest value that is reached too often for a p of at most `level`."""
+    rank = len(statistic) - 1 - int(level * len(statistic) + 1e-9)
+    return float(np.partition(statistic, rank)[rank])
+
+
+def _as_t(statistic: Floats | float, model: Design, name: str) -> Floats:
+    """Turn products of response and unit predictor into t; the response is the same for all."""
+    _, y, held = model.residuals(name, alone=True)
+    rest = np.maximum(float(y @ y) - np.square(statistic), 0.0)
+    with np.errstate(divide="ignore"):
+        return np.asarray(statistic * np.sqrt(model.df(held) / rest), np.float64)
 
 
 def _blank(name: str, reason: str) -> Searched:

@@ -15,6 +15,8 @@ from conceptnet_em.store import writing
 
 CHOICES = ("predictor", "scale", "normalisation", "part")
 """What a row chose, one band each, top to bottom."""
+WIDEST = 15.0
+"""Inches; more ways than fit stand closer together."""
 PLAIN, STRONG, REGISTERED = "#9aa5ad", "#2471a3", "#c0392b"
 
 
@@ -38,12 +40,13 @@ def draw_multiverse(rows: pd.DataFrame, path: str | Path) -> None:
     bands = {name: _options(fine, name) for name in CHOICES}
     bands = {name: options for name, options in bands.items() if len(options) > 1}
     lines = sum(len(options) for options in bands.values()) + len(bands)
-    size = (max(7.0, 2.6 + 0.11 * len(fine)), 3.4 + 0.21 * lines)
+    size = (min(max(7.0, 2.6 + 0.11 * len(fine)), WIDEST), 3.9 + 0.21 * lines)
     figure = Figure(figsize=size, layout="constrained")
-    heights = {"height_ratios": [3.0, max(0.21 * lines, 0.1)]}
+    heights = {"height_ratios": [3.5, max(0.21 * lines, 0.1)]}
     curve, choices = figure.subplots(2, 1, sharex=True, gridspec_kw=heights)
     _draw_curve(curve, fine)
     _draw_choices(choices, fine, bands)
+    curve.set_xlim(-1, len(fine))
     curve.set_title(f"{len(fine)} ways of asking the same question", fontsize=12, loc="left")
     target = Path(path)
     with writing(target):
@@ -72,8 +75,8 @@ def _draw_curve(axis: Any, rows: pd.DataFrame) -> None:
     limit = max(1.0, float(np.abs(rows["partial_r"]).max()))
     low, high = (rows[name].clip(-limit, limit) for name in ("partial_low", "partial_high"))
     colours = _colours(rows)
-    axis.vlines(rows.index, low, high, colors=colours, linewidth=1.1, alpha=0.6)
-    axis.scatter(rows.index, rows["partial_r"], c=colours, s=14, zorder=3)
+    axis.vlines(rows.index, low, high, colors=colours, linewidth=1.1 * _shrunk(rows), alpha=0.6)
+    axis.scatter(rows.index, rows["partial_r"], c=colours, s=14 * _shrunk(rows), zorder=3)
     mine = rows[rows["registered"]]
     style = {"facecolors": "none", "edgecolors": REGISTERED, "linewidths": 1.6, "zorder": 4}
     axis.scatter(mine.index, mine["partial_r"], s=70, **style)
@@ -92,6 +95,11 @@ def _draw_curve(axis: Any, rows: pd.DataFrame) -> None:
     axis.tick_params(bottom=False)
 
 
+def _shrunk(rows: pd.DataFrame) -> float:
+    """Return how much smaller marks are where rows stand close."""
+    return min(1.0, 112 / len(rows))
+
+
 def _colours(rows: pd.DataFrame) -> list[str]:
     return [
         REGISTERED if mine else STRONG if strong else PLAIN
@@ -102,20 +110,22 @@ def _colours(rows: pd.DataFrame) -> list[str]:
 def _draw_choices(axis: Any, rows: pd.DataFrame, bands: dict[str, list[str]]) -> None:
     """Draw a mark where a row chose an option, bands apart by an empty line."""
     ticks: list[tuple[int, str]] = []
+    style: dict[str, Any] = {"marker": "|", "s": 36, "linewidths": 1.5 * _shrunk(rows)}
     line = 0
     for name, options in bands.items():
         words = _words(rows, name)
         for option in options:
             chosen = [place for place, word in enumerate(words) if word == option]
             colours = _picked(_colours(rows), chosen)
-            axis.scatter(chosen, [-line] * len(chosen), c=colours, marker="|", s=36)
+            axis.scatter(chosen, [-line] * len(chosen), c=colours, **style)
             ticks.append((-line, option))
             line += 1
         line += 1
     axis.set_yticks([place for place, _ in ticks], [word for _, word in ticks], fontsize=8)
     axis.set_ylim(-line + 0.5, 0.8)
     axis.set_xticks([])
-    axis.set_xlabel("blue: p ≤ .05; red: registered", fontsize=9)
+    planned = "; red: registered" if rows["registered"].any() else ""
+    axis.set_xlabel(f"blue: p ≤ .05{planned}", fontsize=9)
     axis.spines[:].set_visible(False)
 
 

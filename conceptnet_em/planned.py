@@ -128,9 +128,14 @@ def settings(
 
 def _covariates(topics: Mapping[str, Sequence[str]]) -> list[str]:
     """Name what is held fixed besides source and target effects."""
+    return list(_held(topics)[0])
+
+
+def _held(topics: Mapping[str, Sequence[str]]) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Return what a verdict on these domains will hold fixed besides effects, and why not more."""
     like = pd.DataFrame(0.0, index=list(topics), columns=list(topics))
     pairs = {domain: (str(topic), str(form)) for domain, (topic, form) in topics.items()}
-    return list(format_covariates(like, pairs)[0])
+    return format_covariates(like, pairs)
 
 
 def _group(topics: Mapping[str, Sequence[str]]) -> str:
@@ -233,6 +238,7 @@ def notes_on(study: Planned, found: Mapping[str, Any]) -> list[str]:
             f"With {len(config.domains)} domains a margin of ±{analysis['margin']:g} is hardly "
             "ever shown, even where there is no difference; ±0.3 is the least to plan with."
         )
+    notes += _held(found["design"]["domains"])[1]
     if analysis["group"].startswith("none"):
         notes.append("No relabelling group fits these domains: no slope can be tested.")
     if found["model"]["template_digest"] == UNFIXED:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from conceptnet_em.activations import middle_layer
 from conceptnet_em.calibration import BUDGET, UNKNOWN, Rates
 from conceptnet_em.config import StudyConfig, read_toml, study_faults
 from conceptnet_em.corpus import REFERENCE, Corpus
@@ -24,7 +23,8 @@ from conceptnet_em.errors import InputError, StoreError
 from conceptnet_em.following import changed, duration, without_nan
 from conceptnet_em.following import status as status
 from conceptnet_em.models import LanguageModel
-from conceptnet_em.predictors import TABLE, Inputs, other_sample
+from conceptnet_em.predictor_inputs import inputs_for
+from conceptnet_em.predictors import FAST, TABLE
 from conceptnet_em.store import RunFolder, read_json, write_json
 from conceptnet_em.study import Study, load_base
 from conceptnet_em.workload import Work, standing
@@ -275,26 +275,27 @@ def _has_similarities(config: StudyConfig, folder: RunFolder) -> bool:
 def _predictor_seconds(
     name: str, config: StudyConfig, corpus: Corpus, model: LanguageModel
 ) -> float:
-    """Return the seconds that one predictor of one replicate takes, from its first domain.
+    """Return the seconds that one predictor of one replicate takes.
 
-    Two traits are timed and the time per trait is taken to be the same for all of them, where the
-    predictor looks at answers at all.
+    What takes seconds is done in full; else one domain and two traits are timed, and the time per
+    domain and per trait is taken to be the same for all, where answers of every trait are read.
     """
-    sample, domain = other_sample(config.samples[0]), config.domains[0]
-    inputs = Inputs(
-        items={domain: corpus.train(domain, sample)},
-        formats={domain: corpus.domains[domain].format},
-        traits=sorted(config.traits, key=lambda trait: trait != REFERENCE)[:2],
-        model=model,
-        embedder=config.embedder,
-        layer=middle_layer(model) if config.layer is None else config.layer,
+    one = TABLE[name]
+    whole = one.cost == FAST
+    inputs = inputs_for(
+        corpus,
+        model,
+        traits=sorted(config.traits, key=lambda t: t != REFERENCE)[: None if whole else 2],
+        domains=config.domains[: None if whole else 1],
         replicate=config.samples[0],
+        embedder=config.embedder,
+        layers=() if config.layer is None else (config.layer,),
+        recipe=config.recipe,
     )
-    start = time.perf_counter()
-    TABLE[name](inputs)
-    spent = time.perf_counter() - start
-    share = len(config.traits) / len(inputs.traits) if name == "trait-direction" else 1.0
-    return spent * len(config.domains) * share
+    _, spent = inputs.timed(lambda: one.compute(inputs))
+    share = len(config.traits) / len(inputs.traits) if one.specific else 1.0
+    pairs = len(config.domains) if name == "in-context" else 1
+    return spent * share * pairs * len(config.domains) / len(inputs.items)
 
 
 # --- the machine --------------------------------------------------------------------------------

@@ -72,22 +72,21 @@ def compare_replicates(
         return _Pooled(found, predictor, ask, tuple(slopes)).comparison(resamples)
     keys = [key for key in found.given if key in predictor.frames]
     alike = {trait: predictor.frames[trait, replicate] for trait, replicate in keys}
-    with np.errstate(invalid="ignore"):  # 2 domains leave 0 / 0, which then says so
-        one = compare_traits(
-            {trait: found.given[trait, replicate] for trait, replicate in keys},
-            alike if predictor.specific else next(iter(alike.values())),
-            case=ask.case,
-            margin=ask.margin,
-            intercept_margin=ask.intercept_margin,
-            controls=ask.controls,
-            kinds=ask.kinds,
-            items=ask.items if _any_contrast(slopes, ask.case) else None,
-            covariates=ask.covariates,
-            topics=ask.topics,
-            permutations=ask.permutations,
-            resamples=resamples,
-            seed=ask.seed,
-        )
+    one = compare_traits(
+        {trait: found.given[trait, replicate] for trait, replicate in keys},
+        alike if predictor.specific else next(iter(alike.values())),
+        case=ask.case,
+        margin=ask.margin,
+        intercept_margin=ask.intercept_margin,
+        controls=ask.controls,
+        kinds=ask.kinds,
+        items=ask.items if _any_contrast(slopes, ask.case) else None,
+        covariates=ask.covariates,
+        topics=ask.topics,
+        permutations=ask.permutations,
+        resamples=resamples,
+        seed=ask.seed,
+    )
     return replace(one, predictor=predictor.name)
 
 
@@ -353,7 +352,8 @@ class _Pooled:
                 alike, own = self.predictor.frames, [k for keys in kept.values() for k in keys]
                 frames = {k: frames[k] - slopes.get(k[0], nan) * alike[k] for k in own}
             mean = mean_of([self.apart(keys, frames)[0] for keys in kept.values()])
-            return replace(blank, **intercept(mean, margin=self.ask.intercept_margin)._asdict())
+            margin, topics = self.ask.intercept_margin, self.ask.topics
+            return replace(blank, **intercept(mean, margin=margin, topics=topics)._asdict())
 
         found: Intercept = self.tried(blank, kept, made)
         return found

@@ -113,16 +113,17 @@ class Similarity:
     """The replicate whose transfer it may predict: it is computed from the other sample's items."""
     reliability: float = float("nan")
     """Split-half over items, Spearman-Brown."""
+    basis: str = ""
+    """What it was computed from, and what was odd about it."""
 
     def __str__(self) -> str:
         """Return the matrix under a line that says what it is."""
         details = [f"layer {self.layer}"] if self.layer is not None else []
         details += [f"trait {self.trait}"] if self.trait else []
         details += [f"reliability {_number(self.reliability)}"]
-        return (
-            f"{self.predictor} similarity ({', '.join(details)})\n"
-            + self.values.round(3).to_string()
-        )
+        head = f"{self.predictor} similarity ({', '.join(details)})"
+        lines = [head, *filter(None, [self.basis]), self.values.round(3).to_string()]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,8 @@ class Relabellings:
         if tuple(labels) == self.labels:
             return self
         if sorted(map(str, labels)) != sorted(map(str, self.labels)):
-            known = ", ".join(map(str, self.labels))
-            raise InputError(f"these relabellings are for {known}, not for {', '.join(labels)}")
+            known, wanted = (", ".join(map(str, some)) for some in (self.labels, labels))
+            raise InputError(f"these relabellings are for {known}, not for {wanted}")
         place = {label: k for k, label in enumerate(self.labels)}
         mine = np.array([place[label] for label in labels], np.intp)
         return replace(self, orders=np.argsort(mine)[self.orders[:, mine]], labels=tuple(labels))

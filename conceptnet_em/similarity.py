@@ -1,13 +1,14 @@
-"""Turn vectors of items into labelled similarity matrices of domains; no model, no torch."""
+"""Turn vectors into labelled similarity matrices, and matrices into a table; no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from conceptnet_em.errors import InputError
+from conceptnet_em.records import Similarity
 
 
 def centroid_cosine(vectors: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -65,3 +66,66 @@ def split_half_reliability(
         correlations.append(float(np.corrcoef(first, second)[0, 1]))
     mean = float(np.mean(correlations))
     return 2 * mean / (1 + mean) if mean > -1 else float("nan")
+
+
+# --- the similarities table ---
+
+
+COLUMNS = (
+    "predictor",
+    "layer",
+    "trait",
+    "replicate",
+    "source",
+    "target",
+    "value",
+    "reliability",
+    "basis",
+    "status",
+)
+
+
+def to_table(found: Sequence[Similarity]) -> pd.DataFrame:
+    """Return the ``similarities`` table of labelled matrices, one row a source × target."""
+    rows = [
+        {
+            "predictor": s.predictor,
+            "layer": s.layer,
+            "trait": s.trait,
+            "replicate": s.replicate,
+            "source": source,
+            "target": target,
+            "value": float(s.values.loc[source, target]),
+            "reliability": s.reliability,
+            "basis": s.basis,
+            "status": "ok" if pd.notna(s.values.loc[source, target]) else "not_estimable",
+        }
+        for s in found
+        for source in s.values.index
+        for target in s.values.columns
+    ]
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.astype({"layer": "Int64", "replicate": "Int64", "trait": "str"})
+
+
+def from_table(table: pd.DataFrame) -> list[Similarity]:
+    """Return the labelled matrices that :func:`to_table` wrote down."""
+    found = []
+    keys = ["predictor", "layer", "trait", "replicate"]
+    for _, rows in table.groupby(keys, dropna=False, sort=False):
+        first = rows.iloc[0]
+        names = list(dict.fromkeys(rows["source"]))
+        values = rows.pivot(index="source", columns="target", values="value")
+        values = values.reindex(index=names, columns=list(dict.fromkeys(rows["target"])))
+        found.append(
+            Similarity(
+                str(first["predictor"]),
+                values.rename_axis(index=None, columns=None),
+                None if pd.isna(first["trait"]) else str(first["trait"]),
+                None if pd.isna(first["layer"]) else int(first["layer"]),
+                None if pd.isna(first["replicate"]) else int(first["replicate"]),
+                float(first["reliability"]),
+                str(first.get("basis", "")),
+            )
+        )
+    return found

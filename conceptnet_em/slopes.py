@@ -15,7 +15,15 @@ from conceptnet_em.records import Slope
 from conceptnet_em.regression import Term, regress
 from conceptnet_em.relabelling import Relabellings, Topics
 from conceptnet_em.replicates import Key, Measured, Predictor
-from conceptnet_em.verdicts import AVERAGE, FORMAT, PRIMARY, SENSITIVITY, lead_of
+from conceptnet_em.verdicts import (
+    AVERAGE,
+    FORMAT,
+    GIVEN_WORDS,
+    PRIMARY,
+    SENSITIVITY,
+    WORDS,
+    lead_of,
+)
 
 OTHER_TOPICS = "other topics"
 
@@ -68,6 +76,9 @@ def all_slopes(
             elif name in primaries and (lead := leads[name]) and row.trait == lead.trait:
                 row = replace(row, role=SENSITIVITY)
             rows.append(row)
+    words = next((one for one in known if one.name == WORDS), None)
+    if words is not None:
+        rows += [given(found, one, words, how) for one in known if one.specific and one != words]
     return [*rows, *_mismatch(found, how)]
 
 
@@ -111,6 +122,23 @@ def _fitted(blank: Slope, keys: Sequence[Key], found: Measured, one: Predictor, 
         y, x = found.average(mine), one.by_replicate(mine)
     fit = regress(y, x, names=[one.name], covariates=held, **how.options, **more)
     return _told(replace(blank, held=tuple(held)), fit.terms[0])
+
+
+def given(found: Measured, one: Predictor, words: Predictor, how: How) -> Slope:
+    """Fit a trait-specific predictor's one slope for all traits with trait words held fixed too.
+
+    H0: given source and target effects, the covariates and the overlap of words it is 0.
+    """
+    keys = [key for key in found.scaled if key in one.frames and key in words.frames]
+    held: dict[str, Any] = {**how.covariates, words.name: words.stacked(keys)}
+    replicate = found.replicates[0] if len(found.replicates) == 1 else None
+    blank = Slope(AVERAGE, one.name, replicate, how.scale, "not_estimable", held=tuple(held))
+    blank = replace(blank, cells=GIVEN_WORDS)
+    if not keys:
+        return replace(blank, reason=f"no trait has both {one.name} and {words.name}")
+    y = {f"{trait}/{r}": found.scaled[trait, r] for trait, r in keys}
+    fit = regress(y, one.stacked(keys), names=[one.name], covariates=held, **how.options)
+    return _told(blank, fit.terms[0])
 
 
 def _why_none(keys: Sequence[Key], found: Measured, one: Predictor) -> str:

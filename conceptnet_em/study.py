@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
+from conceptnet_em.adherence import Conduct, conduct, plan_of, told
 from conceptnet_em.cells import encode_training, organisms, score_all, train_all
 from conceptnet_em.config import (
     CORE_TRAITS,
@@ -26,7 +27,6 @@ from conceptnet_em.corpus import (
     Corpus,
     available,
     common_domains,
-    items_digest,
     load_corpus,
     name_faults,
 )
@@ -35,25 +35,26 @@ from conceptnet_em.errors import InputError, ModelError, StoreError, raise_all
 from conceptnet_em.groups import fitting_rows, settle_groups
 from conceptnet_em.inference import verdict
 from conceptnet_em.models import LanguageModel, load_model, recipe_faults, skeleton
-from conceptnet_em.predictors import from_table, other_sample, similarities, to_table
+from conceptnet_em.multiverse import multiverse
+from conceptnet_em.predictor_store import Kept
 from conceptnet_em.progress import Clock, Watcher
 from conceptnet_em.provenance import provenance
 from conceptnet_em.records import Reliability, Similarity, TransferMatrix
+from conceptnet_em.registration import FILE, Registration
+from conceptnet_em.similarity import from_table, to_table
 from conceptnet_em.store import (
     RunFolder,
-    committed,
-    digest,
-    holding,
     reached,
     read_json,
     replacing,
-    sound_or_aside,
     using,
     write_json,
     write_text,
 )
 from conceptnet_em.transfer import item_effects, matrix, split_half, traits_trained, transfer_table
 from conceptnet_em.verdicts import Verdict
+
+WAYS = "multiverse.parquet"
 
 
 class Study:
@@ -125,42 +126,68 @@ def _architecture_faults(settings: Mapping[str, Any], others: bool) -> list[str]
         return []  # already named by study_faults
 
 
-def run(study: Study, *, out: str | Path, watcher: Watcher | None = None) -> Result:
+def run(
+    study: Study,
+    *,
+    out: str | Path,
+    registration: str | Path | Registration | None = None,
+    case: str | None = None,
+    margin: float | None = None,
+    intercept_margin: float | None = None,
+    watcher: Watcher | None = None,
+) -> Result:
     """Run a study, or finish or extend one: what ``out`` already holds is not computed again.
+
+    A registration gives the verdict's settings (and permutations, seed, layer and embedder, where
+    the study leaves them open), and every number of the verdict says whether it was registered.
+    The folder keeps a copy, which later runs in it go by.
 
     Args:
         study: what to run.
         out: the run folder.
+        registration: the plan, or its file; the folder's own copy when none. Without either, every
+            number is exploratory.
+        case: the trait compared with the others; as registered, else ``misaligned``, when none.
+        margin: of equivalence of slopes, in-domain units per SD of similarity; as registered, else
+            .2, when none.
+        intercept_margin: of equivalence at equal similarity, in-domain units; likewise.
         watcher: told about stages, steps and notes.
 
     Returns:
         The result, also written to ``out``.
 
     Raises:
+        DataError: the registration was changed after it was made.
+        InputError: ``out`` was registered otherwise, or a margin is not positive.
         StoreError: ``out`` cannot be written.
         ModelError: the model or the embedder is missing or cannot be used.
         TrainingError: the data cannot be trained on as asked.
     """
     clock = Clock(watcher or Watcher())
+    asked = {"case": case, "margin": margin, "intercept_margin": intercept_margin}
     folder = RunFolder(out)
+    how = conduct(registration, folder, study.config, asked)
     folder.prepare()
     with using(folder.path):
-        return _run(study, folder, clock)
+        return _run(study, folder, clock, how)
 
 
-def _run(study: Study, folder: RunFolder, clock: Clock) -> Result:
+def _run(study: Study, folder: RunFolder, clock: Clock, how: Conduct) -> Result:
     """Run the stages, one a paragraph."""
-    config, corpus = study.config, study.corpus
-    for note in corpus.notes:
-        clock.watcher.note(note)
+    corpus = study.corpus
 
     with clock.stage("load the model", 1):
-        model = load_base(config)
+        model = load_base(study.config)
+        config, differs = how.fill(study)
         cells = encode_training(config, corpus, model)
         if "text" in config.predictors:
             load_embedder(config.embedder)  # so that a missing one is found before the training
+    for note in [*corpus.notes, *told(differs)]:
+        clock.watcher.note(note)
     plan = organisms(config, corpus, model)
     write_text(folder.file("study.toml"), config.dump())
+    if how.plan is not None:
+        how.plan.save(folder.file(FILE))
     earlier = _history(folder)
     record = provenance(model, config, [o.key for o in plan]) | {"history": earlier}
     write_json(folder.file("provenance.json"), record)
@@ -184,15 +211,22 @@ def _run(study: Study, folder: RunFolder, clock: Clock) -> Result:
         _write_table(folder.file("similarities.parquet"), to_table(alike))
 
     with clock.stage("regress transfer on similarity", 1):
-        answer = _verdict(config, corpus, scores, table, alike)
+        differs = how.with_the_folder(differs, folder.path)
+        shared = _shared(config, corpus)
+        answer = verdict(table, alike, items=item_effects(scores), **shared, **how.options)
+        answer = how.label(answer, differs)
+        ways = _ways(table, alike, how.plan, shared)
+        _write_table(folder.file(WAYS), ways)
         write_text(folder.file("verdict.json"), answer.to_json() + "\n")
     reached("tables:written")
 
     failed = {o.name: logs[o.key].reason for o in plan if logs[o.key].status != "ok"}
     record |= {"seconds": clock.seconds, "failed": failed, "notes": list(corpus.notes)}
+    record |= {"differences": list(map(str, differs))} if how.plan else {}
     record["history"] = [*earlier, {"made": record["made"], "seconds": clock.seconds}]
     write_json(folder.file("provenance.json"), record)
-    return Result(folder.path, config, scores, table, tuple(alike), answer, failed, clock.seconds)
+    made = (scores, table, tuple(alike), answer, failed, clock.seconds)
+    return Result(folder.path, config, *made, ways, how.plan)
 
 
 @dataclass(frozen=True)
@@ -212,6 +246,10 @@ class Result:
     """Organisms that could not be trained, with the reason."""
     seconds: dict[str, float]
     """Wall time by stage."""
+    multiverse: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """One row for every way of asking, see ``multiverse.multiverse``; empty where there is none."""
+    registration: Registration | None = None
+    """What was planned."""
 
     @classmethod
     def load(cls, path: str | Path) -> Result:
@@ -219,6 +257,7 @@ class Result:
 
         Raises:
             StoreError: a file is missing or damaged.
+            DataError: the registration was changed after it was made.
         """
         folder = RunFolder(path)
         if not folder.file("verdict.json").is_file():
@@ -241,6 +280,8 @@ class Result:
             answer,
             record.get("failed", {}),
             record.get("seconds", {}),
+            _read_table(folder.file(WAYS)) if folder.file(WAYS).is_file() else pd.DataFrame(),
+            plan_of(folder),
         )
 
     @property
@@ -297,9 +338,17 @@ class Result:
 
 
 def _history(folder: RunFolder) -> list[Any]:
-    """Return when earlier runs in this folder ended and how long their stages took."""
+    """Return when earlier runs in this folder began and how long their stages took.
+
+    A run that did not end has no stages; it counts, because a plan made after it came late.
+    """
     path = folder.file("provenance.json")
-    return list(read_json(path).get("history", [])) if path.is_file() else []
+    if not path.is_file():
+        return []
+    record = read_json(path)
+    found = list(record.get("history", []))
+    ended = record["made"] in [entry["made"] for entry in found]
+    return found if ended else [*found, {"made": record["made"], "seconds": {}}]
 
 
 def load_base(config: StudyConfig) -> LanguageModel:
@@ -325,76 +374,33 @@ def _similarities(
     config: StudyConfig, corpus: Corpus, model: LanguageModel, folder: RunFolder, clock: Clock
 ) -> list[Similarity]:
     """Return every predictor for every replicate, reading what is there already."""
+    kept = Kept(folder, config, corpus, model, clock.watcher.note)
     found: list[Similarity] = []
-    for sample in config.samples:
+    for replicate in config.samples:
+        inputs = kept.of(replicate)
         for name in config.predictors:
-            found += _one_predictor(name, sample, config, corpus, model, folder, clock.watcher.note)
-            clock.watcher.step(f"{name}, replicate {sample}")
+            found += kept.ensure(name, inputs)[0]
+            clock.watcher.step(f"{name}, replicate {replicate}")
     return found
 
 
-def _one_predictor(
-    name: str,
-    sample: int,
-    config: StudyConfig,
-    corpus: Corpus,
-    model: LanguageModel,
-    folder: RunFolder,
-    note: Callable[[str], None],
-) -> list[Similarity]:
-    items = {d: corpus.train(d, other_sample(sample)) for d in config.domains}
-    answers = {d: [items_digest(items[d], t) for t in config.traits] for d in config.domains}
-    about = {"predictor": name, "replicate": sample, "model": model.describe(), "answers": answers}
-    about |= {"traits": config.traits, "layer": config.layer, "embedder": config.embedder}
-    place = folder.similarity(digest(about))
-    with holding(folder.lock(f"similarity-{place.name}")):
-        return _ensure_predictor(name, sample, place, config, corpus, model, note)
+def _shared(config: StudyConfig, corpus: Corpus) -> dict[str, Any]:
+    """Return what verdict and multiverse are both made with."""
+    topics = {d: (corpus.domains[d].topic, corpus.domains[d].format) for d in config.domains}
+    return {"topics": topics, "permutations": config.permutations, "seed": config.seed}
 
 
-def _ensure_predictor(
-    name: str,
-    sample: int,
-    place: Path,
-    config: StudyConfig,
-    corpus: Corpus,
-    model: LanguageModel,
-    note: Callable[[str], None],
-) -> list[Similarity]:
-    sound, words = sound_or_aside(place)
-    if words:
-        note(f"similarities {words}")
-    if sound:
-        return from_table(_read_table(place / "similarities.parquet"))
-    found = similarities(
-        [name],
-        corpus,
-        model,
-        traits=config.traits,
-        domains=config.domains,
-        replicate=sample,
-        embedder=config.embedder,
-        layer=config.layer,
-    )
-    with committed(place) as draft:
-        to_table(found).to_parquet(draft / "similarities.parquet", index=False)
-    return found
-
-
-def _verdict(
-    config: StudyConfig,
-    corpus: Corpus,
-    scores: pd.DataFrame,
+def _ways(
     table: pd.DataFrame,
     alike: Sequence[Similarity],
-) -> Verdict:
-    return verdict(
-        table,
-        alike,
-        items=item_effects(scores),
-        topics={d: (corpus.domains[d].topic, corpus.domains[d].format) for d in config.domains},
-        permutations=config.permutations,
-        seed=config.seed,
-    )
+    plan: Registration | None,
+    shared: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Ask in every other way too; without a plan no way is the registered one."""
+    if not alike or not traits_trained(table):
+        return pd.DataFrame({"predictor": []})
+    found = multiverse(table, alike, registration=plan, **shared)
+    return found if plan else found.assign(registered=False)
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> None:

@@ -155,7 +155,7 @@ def comparison_table(rows: Sequence[Compared]) -> pd.DataFrame:
             "p differ": _p(one.found.primary.p_difference),
             "margin": f"±{one.found.primary.margin:.2f}",
             "p equivalent": _p(one.found.primary.p_equivalence),
-            "equivalent": one.found.primary.equivalent if one.found.status == "ok" else "–",
+            "equivalent": one.found.primary.equivalent,
             "80% margin": _size(one.found.primary.reachable_margin),
             "why not": one.found.reason,
         }

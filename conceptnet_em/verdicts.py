@@ -13,9 +13,14 @@ from conceptnet_em.comparison import LEVEL, Comparison
 from conceptnet_em.records import Slope, format_p, nulls, revived
 
 NAN = float("nan")
+WORDS = "trait-words"
+"""The standing control: words that a trait uses, which its own predictors could be reading."""
+GIVEN_WORDS = f"all; {WORDS} held"
+"""Cells and control of the slopes that hold it fixed."""
 AVERAGE = "average"
 FORMAT = "format mismatch"
 MOST_NAMED = 4  # exploratory predictors that are listed by name
+NOTHING_PLANNED = "None of these numbers was registered: all are exploratory."
 PRIMARY, SENSITIVITY, EXPLORATORY = "primary", "sensitivity", "exploratory"
 
 
@@ -165,7 +170,7 @@ class Verdict:
         rest = [row for row in leads if row.role != PRIMARY]
         told = [self._primary(row) for row in first]
         if first and rest:
-            told.append(_explored(rest, len(leads)))
+            told.append(_explored(rest, len(leads), self.select(cells=GIVEN_WORDS)))
         told = told or list(dict.fromkeys(_sentence(row, None) for row in leads))
         return [*told, *map(_mismatch, self.select(predictor=FORMAT))]
 
@@ -183,8 +188,16 @@ class Verdict:
         lines = [*self.sentences(), *self.notes]
         if self.group:
             lines.append(f"p-values: {self.group}, applied to sources and targets jointly.")
-        lines += [f"{name}: {status}." for name, status in self.registration.items()]
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.planned()])
+
+    def planned(self) -> list[str]:
+        """Return which numbers were registered, one line for each status with its differences."""
+        if not set(self.registration.values()) - {EXPLORATORY}:
+            return [NOTHING_PLANNED] * bool(self.registration)
+        by_status: dict[str, list[str]] = {}
+        for name, status in self.registration.items():
+            by_status.setdefault(status, []).append(name)
+        return [f"{', '.join(names)}: {status}." for status, names in by_status.items()]
 
 
 def lead_of(rows: Sequence[Slope]) -> Slope | None:
@@ -246,7 +259,7 @@ def _of_ceiling(ceiling: Ceiling | None) -> str:
     return f"{raw} of a ceiling of {ceiling.ceiling:.2f}, disattenuated {corrected}"
 
 
-def _explored(rows: Sequence[Slope], looked_at: int) -> str:
+def _explored(rows: Sequence[Slope], looked_at: int, held: Sequence[Slope]) -> str:
     """Say which of the exploratory predictors stands out, allowing for the search."""
     fine = [row for row in rows if row.status == "ok"]
     if not fine:
@@ -256,7 +269,18 @@ def _explored(rows: Sequence[Slope], looked_at: int) -> str:
     names = f": {_listed([row.predictor for row in rows])}" * (len(rows) <= MOST_NAMED)
     others = f" (the most striking of {len(rows)}{names})" * (len(rows) > 1)
     told = _sentence(best, None).removesuffix(".")
-    return f"Exploratory{others}: {told}{search * _known(best.p_search)}."
+    beside = "".join(_beside(row) for row in held if row.predictor == best.predictor)
+    return f"Exploratory{others}: {told}{search * _known(best.p_search)}.{beside}"
+
+
+def _beside(slope: Slope) -> str:
+    """Say what a trait-specific slope is with the overlap of trait words held fixed."""
+    if slope.status != "ok":
+        return f" With the overlap of trait words held fixed it is not_estimable: {slope.reason}."
+    return (
+        f" With the overlap of trait words held fixed it is {_signed(slope.slope)} "
+        f"[95% CI {_signed(slope.low)}, {_signed(slope.high)}], p = {format_p(slope.p)}."
+    )
 
 
 def _mismatch(slope: Slope) -> str:

@@ -1,8 +1,9 @@
 """Make every table of a run folder again from what lies beneath it, and say what does not agree.
 
 Stored scores give the scores table, scores give transfer, stored similarities give similarities,
-tables give the verdict's slopes; committed folders are held against their manifests, organisms
-against the corpus, the registration against its digest. Nothing is written and no model loaded.
+tables give the verdict's slopes and the multiverse; committed folders are held against their
+manifests, organisms against the corpus, the registration against its digest. Nothing is written
+and no model loaded.
 """
 
 from __future__ import annotations
@@ -25,21 +26,25 @@ from conceptnet_em.config import StudyConfig, read_toml, study_faults
 from conceptnet_em.corpus import FORMATS, Corpus, load_corpus
 from conceptnet_em.errors import ConceptNetError, InputError, StoreError, raise_all
 from conceptnet_em.gridchecks import FAIL, NOT_ESTIMABLE, PASS, Check, Material, acceptance
-from conceptnet_em.multiverse import slope_of
-from conceptnet_em.predictors import from_table
+from conceptnet_em.multiverse import multiverse, slope_of
 from conceptnet_em.registration import FILE, Registration, compare
 from conceptnet_em.relabelling import Topics
 from conceptnet_em.replicates import Key, measured, predictors
+from conceptnet_em.similarity import from_table
+from conceptnet_em.slopes import OTHER_TOPICS
 from conceptnet_em.store import RunFolder, damage, digest, read_json
 from conceptnet_em.transfer import transfer_table
+from conceptnet_em.verdicts import WORDS
 
 SAME = 1e-9
 """Two numbers differ when they are further apart than this, absolutely or of the larger one."""
+WAYS = "multiverse.parquet"
 SHOWN = 3
 """Faults of one kind that are named; the rest are counted."""
 CELL = ["trait", "source", "replicate", "target", "answer_trait", "part", "scale"]
 _USUAL = {"scale": "contrast", "part": "all"}
 SCORED = ["organism", "target", "item", "answer_trait", "part"]
+WAY = ["predictor", "layer", "scale", "without", "normalisation", "part"]
 BLOCK = ["predictor", "layer", "trait", "replicate"]
 
 
@@ -124,7 +129,7 @@ def verify(
         seed: of both.
 
     Returns:
-        One check each for the committed folders, the organisms, the four tables, the registration,
+        One check each for the committed folders, the organisms, the five tables, the registration,
         and A13, A15 and A16 of the acceptance list: ``pass``, ``fail`` or ``not_estimable``.
 
     Raises:
@@ -146,6 +151,7 @@ def verify(
         "transfer.parquet": partial(_transfer, run),
         "similarities.parquet": partial(_similarities, run),
         "verdict.json": partial(_verdict, run, given),
+        WAYS: partial(_multiverse, run, given),
         FILE: partial(_registration, run),
     }
     checks = [_checked(name, make) for name, make in parts.items()]
@@ -377,7 +383,9 @@ def _slope_again(run: _Run, row: Mapping[str, Any], given: Material) -> Any:
     predictor = next((one for one in given.known if one.name == row["predictor"]), None)
     like = next(iter(found.given.values())).values
     held = given.held(like) if row.get("held") else {}
-    if predictor is None or row["scale"] != given.scale or set(row.get("held", ())) != set(held):
+    words = next((one for one in given.known if one.name == WORDS), None)
+    wanted = set(row.get("held", ())) - ({WORDS} if words else set())
+    if predictor is None or row["scale"] != given.scale or wanted != set(held):
         return None
     keys: list[Key] = [
         key
@@ -388,15 +396,18 @@ def _slope_again(run: _Run, row: Mapping[str, Any], given: Material) -> Any:
     ]
     if not keys:
         return "no such trait or replicate can be regressed"
+    covariates: dict[str, Any] = dict(held)
+    if words is not None and WORDS in row.get("held", ()):
+        covariates[WORDS] = words.stacked(keys)
     options = {"permutations": run.config.permutations, "seed": run.config.seed}
     return slope_of(
         found.scaled,
         predictor,
         keys,
         average=row["trait"] == "average",
-        covariates=held,
+        covariates=covariates,
         topics=given.topics,
-        same_topic=row.get("cells", "all") == "all",
+        same_topic=row.get("cells", "all") != OTHER_TOPICS,
         **options,
     )
 
@@ -417,6 +428,30 @@ def _slope_faults(name: str, row: Mapping[str, Any], again: Any) -> list[str]:
 def _number(value: Any) -> float:
     """Read a number of a JSON file: null is NaN, "inf" infinity."""
     return float("nan") if value is None else float(value)
+
+
+def _multiverse(run: _Run, given: Material) -> str:
+    """Ask in every way again."""
+    if not run.folder.file(WAYS).is_file():
+        raise _Unknown(f"there is no {WAYS}: an earlier version made the run")
+    kept, path = _parquet(run.folder.file(WAYS)), run.folder.file(FILE)
+    if kept.empty:
+        raise _Unknown("there was no similarity to ask about")
+    made = multiverse(
+        run.table,
+        from_table(run.alike),
+        topics=given.topics,
+        registration=Registration.load(path) if path.is_file() else None,
+        permutations=run.config.permutations,
+        seed=run.config.seed,
+    )
+    both = kept.merge(made, on=WAY, how="outer", suffixes=("", "_made"), indicator=True)
+    same = both["_merge"].eq("both") & both["status"].eq(both["status_made"])
+    for name in ("slope", "low", "high", "partial_r", "t", "p"):
+        same &= _close(both[name], both[f"{name}_made"])
+    wrong = [" ".join(map(str, row)) for row in both.loc[~same, WAY].itertuples(index=False)]
+    _refuse(wrong, f"of {len(both)} ways of asking do not come out again")
+    return f"{len(both)} ways of asking come out of the tables again"
 
 
 def _registration(run: _Run) -> str:

@@ -121,3 +121,42 @@ def test_failed_cells_leave_with_exit_code_3(
 
 def _explode(optimizer: Any, weights: Any, rate: float, clip: Any) -> None:
     weights[0].data.fill_(float("nan"))
+
+
+def test_a_registered_run_keeps_to_its_plan_and_refuses_others(
+    make_corpus: Callable[..., Path],
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: Any,
+    capsys: Any,
+) -> None:
+    from conceptnet_em import cli
+
+    file, plan, root = tmp_path / "study.toml", tmp_path / "plan.json", str(make_corpus())
+    file.write_text(STUDY.format(model=tiny_folder, steps=2, batch=4))
+    out = tmp_path / "run"
+
+    def say(command: str, *words: object) -> int:
+        called = ["conceptnet-em", command, str(file), "--root", root, *map(str, words)]
+        monkeypatch.setattr(sys, "argv", called)
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        return int(left.value.code or 0)
+
+    assert say("preregister", "--out", plan) == 0
+    assert f"--registration {plan}" in capsys.readouterr().err
+    forged = tmp_path / "forged.json"
+    forged.write_text(plan.read_text().replace('"seed": 0', '"seed": 1'))
+    assert say("run", "--out", out, "--registration", forged) == 2
+    assert "was changed after it was registered" in capsys.readouterr().err
+    assert not out.exists()
+
+    assert say("run", "--out", out, "--registration", plan) == 0
+    assert "\nH1 activation: registered.\n" in capsys.readouterr().out
+    assert say("preregister", "--out", tmp_path / "other.json", "--margin", 0.4) == 0
+    assert say("run", "--out", out, "--registration", tmp_path / "other.json") == 2
+    assert "give another --out" in capsys.readouterr().err
+    assert say("run", "--out", out, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["verdict"]["registration"]["H1 activation"] == "registered"
+    assert "ways of asking" in told["multiverse"]

@@ -12,7 +12,13 @@ from scipy import stats
 
 from conceptnet_em.bootstrap import item_intervals
 from conceptnet_em.comparison import Comparison, SlopeContrast
-from conceptnet_em.contrasts import intercept, one_against_many, predictions, slope_contrast
+from conceptnet_em.contrasts import (
+    intercept,
+    judge_prediction,
+    one_against_many,
+    predictions,
+    slope_contrast,
+)
 from conceptnet_em.equivalence import compare_traits
 from conceptnet_em.errors import InputError
 from conceptnet_em.freedman_lane import slope_weights, stacked_contrast, stacked_slope
@@ -294,7 +300,7 @@ def test_similarity_that_is_all_source_effects_is_refused_with_the_reason():
     found = compare_traits(
         {t: y.where(~np.eye(6, dtype=bool)) for t, y in ys.items()}, flat, case="a"
     )
-    assert (found.status, found.conclusion) == ("not_estimable", "cannot tell")
+    assert (found.status, found.conclusion) == ("not_estimable", "not_estimable")
     assert "explained by source and target effects" in found.reason
 
 
@@ -331,6 +337,15 @@ def test_the_intercept_of_a_rectangular_grid_has_the_smaller_side_as_its_degrees
     assert fit.difference == pytest.approx(y.to_numpy().mean())
 
 
+def test_an_intercept_without_any_spread_to_judge_it_by_is_refused():
+    """Equal means leave an error of 0, or of rounding: no t-test may claim certainty from it."""
+    flat = frame(np.full((6, 6), 0.1 + 0.2))
+    with pytest.raises(InputError, match="the domains' means do not differ"):
+        intercept(flat, margin=0.2)
+    with pytest.raises(InputError, match="a single source or target"):
+        intercept(pd.DataFrame(np.ones((1, 8)), ["a"], list("bcdefghi")), margin=0.2)
+
+
 def test_the_intercept_is_told_from_the_slope():
     found = study(3, 16, 0.5)
     rng = np.random.default_rng(3)
@@ -360,6 +375,45 @@ def test_the_interval_of_the_intercept_covers(size, shared):
     assert 0.94 <= covered / 1_500 <= 0.99
 
 
+CROSSED = {f"d{k:02d}": (f"t{k // 2}", "code" if k % 2 else "prose") for k in range(12)}
+
+
+def test_domains_of_a_topic_are_one_draw_for_the_intercept():
+    """Doubling every topic into two formats that behave alike must not add evidence."""
+    rng = np.random.default_rng(4)
+    source, target = rng.normal(size=(6, 1)), rng.normal(size=6)
+    wide = frame((source + target)[np.ix_(np.repeat(range(6), 2), np.repeat(range(6), 2))])
+    apart, held = (intercept(wide, margin=0.5, topics=t) for t in (None, CROSSED))
+    assert (apart.df, held.df) == (11, 5)
+    assert held.se == pytest.approx(apart.se * math.sqrt(2 * (6 / 5) / (12 / 11)))
+    assert held.difference == apart.difference
+    own = {name: (name, "prose") for name in CROSSED}
+    assert intercept(wide, margin=0.5, topics=own) == apart
+    with pytest.raises(InputError, match="topics names no topic for d11"):
+        intercept(wide, margin=0.5, topics={k: v for k, v in CROSSED.items() if k != "d11"})
+
+
+def test_the_interval_of_the_intercept_covers_on_a_factorial_only_with_its_topics():
+    rng, topic = np.random.default_rng(2), np.repeat(np.arange(6), 2)
+    covered = {"topics": 0, "domains": 0}
+    for _ in range(400):
+        parts = [math.sqrt(0.1) * rng.normal(size=6) for _ in range(2)]
+        y = parts[0][topic][:, None] + parts[1][topic] + 0.3 * rng.normal(size=(12, 12))
+        for name, given in (("topics", CROSSED), ("domains", None)):
+            fit = intercept(frame(y), margin=0.5, topics=given)
+            covered[name] += abs(fit.difference) <= stats.t.ppf(0.975, fit.df) * fit.se
+    assert covered["topics"] / 400 >= 0.92
+    assert covered["domains"] / 400 < 0.90
+
+
+def test_a_comparison_on_a_factorial_takes_topics_as_the_sample():
+    rng = np.random.default_rng(3)
+    ys, xs = grids(rng, 12, dict.fromkeys(("misaligned", "frugal", "sporty"), 0.5))
+    found = compare_traits(with_home(ys, rng), xs["frugal"], topics=CROSSED, **FEW)
+    assert found.intercepts[0].df == 5
+    assert "joint relabelling of 6 topics × 2 formats" in found.primary.group
+
+
 def test_one_against_many_follows_the_formula():
     controls = [0.40, 0.50, 0.60, 0.45, 0.55]  # mean .5, sd sqrt(.025 / 4) = .0790569
     fit = one_against_many(0.8, controls)
@@ -382,8 +436,15 @@ def test_two_controls_are_too_few_to_judge_one_more_by():
     rng = np.random.default_rng(3)
     ys, xs = grids(rng, 6, dict.fromkeys(("misaligned", "frugal", "sporty"), 0.5))
     found = compare_traits(with_home(ys, rng), xs["frugal"], **FEW).against_many[0]
-    assert (found.status, found.equivalent) == ("not_estimable", "cannot tell")
+    assert (found.status, found.equivalent) == ("not_estimable", "not_estimable")
     assert "K = 2 controls" in found.reason
+
+
+def test_controls_alike_but_for_rounding_show_no_spread():
+    alike = [0.1 + 0.2, 0.3, 0.3, 0.3]  # .1 + .2 is not quite .3
+    assert np.std(alike) > 0
+    with pytest.raises(InputError, match="the 4 controls have the same slope"):
+        one_against_many(0.3, alike)
 
 
 def test_the_case_is_predicted_from_the_controls_without_being_looked_at():
@@ -411,6 +472,42 @@ def test_hold_out_prediction_is_good_for_a_like_trait_and_poor_for_an_unlike_one
     assert like[2].p == 1 / 500
     assert unlike[0].r < 0
     assert unlike[0].r2 < 0
+
+
+@pytest.mark.parametrize("back", [0.4, 0.9])
+def test_two_domains_predict_nothing_from_similarity_and_say_why(back):
+    """Effects leave nothing of similarity: 0 / 0 must be NaN with its reason and no warning."""
+    x, rng = frame([[1.0, 0.4], [back, 1.0]]), np.random.default_rng(3)
+    xs, ys = dict.fromkeys("abc", x), {t: frame(rng.normal(size=(2, 2))) for t in "abc"}
+    guesses = predictions({t: ys[t] for t in "bc"}, xs, "a")
+    reason = "similarity is explained by source and target effects"
+    for name in ("mean and similarity", "effects and similarity"):
+        assert guesses[name].isna().all(axis=None)
+        assert guesses[name].attrs["note"].startswith(reason)
+        with pytest.raises(InputError, match=reason):
+            judge_prediction(ys["a"], guesses[name])
+    effects = guesses["source and target effects"]
+    assert "note" not in effects.attrs
+    assert effects.loc["d00", "d01"] == pytest.approx((ys["b"] + ys["c"]).loc["d00", "d01"] / 2)
+    with pytest.raises(InputError, match="no off-diagonal cell"):
+        predictions({"b": frame([[1.0]])}, {"a": frame([[1.0]]), "b": frame([[1.0]])}, "a")
+    found = compare_traits({t: diagonal(y, np.nan) for t, y in ys.items()}, x, case="a")
+    assert [row.status for row in found.hold_out] == ["not_estimable"] * 3
+    assert found.hold_out[0].reason.startswith(reason)
+    assert "2 domains are too few" in found.hold_out[1].reason
+
+
+def test_similarity_that_effects_explain_predicts_nothing_from_rounding():
+    """With 8 domains the remainder is rounding, whose slope would be any number."""
+    ys, _ = grids(np.random.default_rng(3), 8, dict.fromkeys("abc", 0.5))
+    flat = frame(np.sqrt(np.arange(8.0))[:, None] + np.arange(8.0) / 7)
+    found = compare_traits({t: diagonal(y, np.nan) for t, y in ys.items()}, flat, case="a")
+    by_name = {row.predicted_from: row for row in found.hold_out}
+    assert by_name["source and target effects"].status == "ok"
+    for name in ("mean and similarity", "effects and similarity"):
+        assert by_name[name].status == "not_estimable"
+        assert "explained by source and target effects" in by_name[name].reason
+        assert math.isnan(by_name[name].r2)
 
 
 # --- items ---------------------------------------------------------------------------------------
@@ -510,6 +607,30 @@ def test_traits_share_the_drawn_items():
     assert found["alone"].high - found["alone"].low > 0.1
 
 
+@pytest.mark.parametrize("from_training", [False, True])
+def test_the_control_organism_is_carried_along(from_training):
+    """Only the neutral organisms move: what they do to net transfer must be in the interval."""
+    rng, size, n_items = np.random.default_rng(6), 6, 30
+    table = scores(rng, size=size, n_items=n_items, item=0.0, replicates=(1, 2))
+    still, _ = drawn(table, in_domain=False)
+    assert still["mean"].high - still["mean"].low < 1e-9
+    moved = (table["trait"] == "neutral") & (table["answer_trait"] == "a")
+    keys = ["source", "replicate"] if from_training else ["target", "item"]
+    noise = pd.Series(
+        {key: 0.4 * rng.normal() for key in table.loc[moved, keys].itertuples(index=False)}
+    )
+    where = [tuple(row) for row in table.loc[moved, keys].itertuples(index=False)]
+    table.loc[moved, "logprob"] += 10 * np.array([noise[key] for key in where])  # 10 tokens
+    one = drawn(table, in_domain=False, resamples=3_000)[0]["mean"]
+    if from_training:
+        half = noise.to_numpy().reshape(size, 2) @ [0.5, -0.5]
+        se = math.sqrt((half**2).sum()) / size
+    else:
+        spread = noise.to_numpy().reshape(size, n_items).var(axis=1)
+        se = math.sqrt((spread / n_items).sum()) / size
+    assert (one.high - one.low) / 2 == pytest.approx(1.645 * se, rel=0.08)
+
+
 def test_items_that_are_not_behind_the_matrices_give_no_interval():
     table = scores(np.random.default_rng(2))
     found, given = drawn(table)
@@ -570,7 +691,7 @@ def test_a_case_that_is_left_out_is_not_estimable_with_the_reason():
     ys = with_home(ys, rng)
     ys["misaligned"] = diagonal(ys["misaligned"], rng.normal(size=9))
     found = compare_traits(ys, xs["frugal"], **FEW)
-    assert (found.status, found.conclusion) == ("not_estimable", "cannot tell")
+    assert (found.status, found.conclusion) == ("not_estimable", "not_estimable")
     assert "misaligned is left out: its mean in-domain effect" in found.reason
     assert "is not_estimable: misaligned is left out" in str(found)
     assert {row.trait: row.status for row in found.slopes}["frugal"] == "ok"
@@ -582,6 +703,57 @@ def test_four_domains_are_not_estimable():
     assert found.status == "not_estimable"
     assert "4 domains are too few" in found.reason
     assert math.isnan(found.intercepts[0].difference)
+
+
+@pytest.mark.parametrize(("size", "warned"), [(5, True), (7, True), (8, False)])
+def test_fewer_than_eight_domains_are_warned_of(size, warned):
+    found = study(3, size, 0.5)
+    assert found.status == "ok"
+    assert any(f"{size} domains are few" in note for note in found.notes) == warned
+
+
+def test_a_rectangular_grid_is_compared_with_its_own_group():
+    """Domains trained on and domains measured in may differ: nothing may need a square."""
+    rng = np.random.default_rng(9)
+    rows, columns = list("abcde"), list("uvwxyz")
+
+    def rectangle(values) -> pd.DataFrame:
+        return pd.DataFrame(values, rows, columns)
+
+    x = rectangle(rng.normal(size=(5, 6)))
+    slopes = {"misaligned": 0.9, **dict.fromkeys(CONTROLS, 0.4)}
+    common = rng.normal(size=6)
+    ys = {t: s * x + 0.01 * rng.normal(size=(5, 6)) + common for t, s in slopes.items()}
+    found = compare_traits(ys, x.iloc[::-1, ::-1], **FEW)
+    spread = float(x.to_numpy().std())
+    assert found.primary.difference == pytest.approx(0.5 * spread, abs=0.02)
+    assert found.primary.controls_slope == pytest.approx(0.4 * spread, abs=0.02)
+    assert "5! × 6! = 86,400" in found.primary.group
+    assert (found.primary.n_domains, found.primary.n_permutations) == (11, 499)
+    assert found.intercepts[0].df == 4
+    assert found.hold_out[2].r > 0.8
+
+
+def test_a_similarity_with_a_hole_says_which_cell_is_lacking():
+    rng = np.random.default_rng(3)
+    ys, xs = grids(rng, 6, dict.fromkeys(("misaligned", *CONTROLS), 0.5))
+    xs["frugal"].iloc[0, 1] = np.nan
+    for similarity in (xs["frugal"], xs):
+        found = compare_traits(with_home(ys, rng), similarity, **FEW)
+        assert found.status == "not_estimable"
+        assert "lacks 1 of 30 off-diagonal cells, the first d00 → d01" in found.reason
+        assert {row.status for row in found.hold_out} == {"not_estimable"}
+    one = found.intercepts[0]
+    assert (one.status, one.reason) == (
+        "not_estimable",
+        "no slope of frugal leads to equal similarity",
+    )
+    assert {row.trait for row in found.slopes if row.status == "ok"} == {
+        "misaligned",
+        *CONTROLS,
+    } - {"frugal"}
+    constant = compare_traits(with_home(ys, rng), frame(np.full((6, 6), 0.3)), **FEW)
+    assert "constant off the diagonal" in constant.reason
 
 
 def test_units_cancel_and_without_a_diagonal_the_tables_unit_stays():

@@ -70,6 +70,50 @@ def test_correction_orders_as_t_does_and_never_lowers_p():
     assert list(found.table().index) == [entry.name for entry in entries]
 
 
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+@pytest.mark.parametrize("level", [0.05, 0.3])
+def test_thresholds_are_where_p_reaches_the_level(alternative, level):
+    y, *xs = noise(11, 9)
+    xs[0], xs[1] = xs[0] + 2 * y, xs[1] - 2 * y
+    alike = dict(zip("abcdefgh", xs, strict=True))
+    found = max_stat(y, alike, alternative=alternative, level=level, keep=True, **OPEN)
+    turn = {"two-sided": abs, "greater": float, "less": lambda t: -t}[alternative]
+    for entry in found.entries:
+        statistic = turn(entry.t)
+        assert (entry.p <= level) == (statistic > entry.threshold + 1e-9)
+        assert (entry.p_corrected <= level) == (statistic > found.threshold + 1e-9)
+        assert found.null[entry.name][0] == pytest.approx(statistic)
+        assert entry.p == np.mean(found.null[entry.name] >= statistic - 1e-9)
+    largest = np.max([*found.null.values()], axis=0)
+    assert np.mean(largest > found.threshold + 1e-9) <= level
+    assert np.mean(largest >= found.threshold - 1e-9) > level
+    assert {entry.p <= level for entry in found.entries} == {True, False}
+
+
+def test_t_under_relabelling_is_the_t_of_the_relabelled_predictor():
+    y, w, x = noise(12, 3)
+    group = relabellings(list(y.index), permutations=5, enumerate_up_to=1)
+    null = max_stat(y, {"x": x}, covariates={"w": w}, group=group, keep=True, **OPEN).null["x"]
+    kept = ~np.eye(6, dtype=bool)
+    source, target = np.nonzero(kept)
+    held = np.column_stack([np.eye(6)[source], np.eye(6)[target], w.values[kept]])
+    left = np.zeros((6, 6))
+    left[kept] = x.values[kept] - held @ np.linalg.lstsq(held, x.values[kept], rcond=None)[0]
+    for order, expected in zip(group.with_identity(), null, strict=True):
+        moved = frame(left[np.ix_(order, order)])
+        t = regress(y, moved, covariates={"w": w}, **OPEN).t
+        assert abs(t) == pytest.approx(expected)
+
+
+def test_what_was_not_asked_for_is_not_kept_and_never_in_the_json():
+    y, x = noise(13, 2)
+    assert max_stat(y, {"x": x}, **OPEN).null == {}
+    kept = max_stat(y, {"x": x}, keep=True, **OPEN)
+    assert len(kept.null["x"]) == 720
+    assert "null" not in json.loads(kept.to_json())
+    assert kept == max_stat(y, {"x": x}, **OPEN)
+
+
 def test_one_sided_search_looks_at_one_side():
     y, x = noise(3, 2)
     up = max_stat(y + 3 * x, {"x": x, "turned": -x}, alternative="greater", **OPEN)
@@ -131,6 +175,8 @@ def test_impossible_searches_are_refused():
     y, x = noise(10, 2)
     with pytest.raises(InputError, match=r"(?s)no similarity to look at.*no alternative 'up'"):
         max_stat(y, {}, alternative="up")
+    with pytest.raises(InputError, match="level 0 is none; give one between 0 and 1"):
+        max_stat(y, {"x": x}, level=0, **OPEN)
     with pytest.raises(InputError, match="no predictor 'z'; there is x"):
         max_stat(y, {"x": x}, **OPEN)["z"]
 

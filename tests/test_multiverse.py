@@ -271,3 +271,24 @@ def test_the_registered_rows_get_all_relabellings_and_the_others_fewer(table, mo
         count = part["p"] * shares[bool(registered)]
         assert np.allclose(count, count.round())
     assert len(found[found["registered"]]) == 2
+
+
+def test_the_public_names_stay_functions_once_the_modules_are_imported():
+    import importlib
+
+    import conceptnet_em as em
+
+    modules = [importlib.import_module(f"conceptnet_em.{n}") for n in ("multiverse", "power")]
+    assert em.multiverse_table is modules[0].multiverse is multiverse
+    assert em.power_table is modules[1].power
+    assert em.verify.__module__ == "conceptnet_em.verification"
+    assert em.preregister.__module__ == em.Registration.__module__ == "conceptnet_em.registration"
+    assert em.estimate_components.__module__ == "conceptnet_em.pilot"
+
+
+def test_a_picture_of_many_ways_stays_as_wide_as_a_page(rows, tmp_path):
+    from matplotlib.image import imread
+
+    many = pd.concat([rows] * 6, ignore_index=True).assign(registered=False)
+    draw_multiverse(many, tmp_path / "many.png")
+    assert imread(tmp_path / "many.png").shape[1] < 2_200

@@ -18,10 +18,10 @@ from conceptnet_em.errors import InputError
 from conceptnet_em.pilot import Estimated, estimate_components, known_components, tables
 from conceptnet_em.power import _draw, _Layout, _places, _products, _Setup, _test, power
 from conceptnet_em.powerplot import draw_power
-from conceptnet_em.predictors import to_table
 from conceptnet_em.qap import qap
 from conceptnet_em.records import Similarity
 from conceptnet_em.relabelling import relabellings
+from conceptnet_em.similarity import to_table
 from conceptnet_em.simulated import Components, dyads, geometry
 
 QUICK = {"domains": [8], "controls": [3], "replicates": [1], "grids": 40}

@@ -13,9 +13,12 @@ from matplotlib.figure import Figure
 
 from conceptnet_em import plots
 from conceptnet_em.inference import verdict
+from conceptnet_em.multiverse import CONSTANT, multiverse
 from conceptnet_em.plots import draw_scatter
 from conceptnet_em.records import Similarity, Slope
-from conceptnet_em.report import write_report
+from conceptnet_em.registration import Difference, Registration, numbers_of, statuses
+from conceptnet_em.report import markdown, ways_table, write_report
+from conceptnet_em.store import read_json, write_json
 from conceptnet_em.study import Result
 from conceptnet_em.transfer import item_effects
 
@@ -39,7 +42,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Result:
         topics=topics,
         resamples=100,
     )
-    return replace(result, verdict=found)
+    ways = multiverse(result.table, result.similarities, topics=topics, draws=99)
+    return replace(result, verdict=found, multiverse=ways.assign(registered=False))
 
 
 def test_the_report_holds_every_part_of_the_verdict(demo):
@@ -52,6 +56,8 @@ def test_the_report_holds_every_part_of_the_verdict(demo):
         "## Mixed model",
         "## Noise ceiling",
         "## Notes",
+        "## Pre-registration",
+        "## Multiverse",
         "## Transfer",
         "## Leakage",
         "## How it was made",
@@ -62,6 +68,7 @@ def test_the_report_holds_every_part_of_the_verdict(demo):
     assert " nan " not in text
     assert {p.name for p in demo.path.glob("*.png")} == {
         "scatter.png",
+        "multiverse.png",
         *(f"heatmap-{trait}.png" for trait in demo.traits),
     }
 
@@ -71,6 +78,61 @@ def test_an_earlier_verdict_is_still_reported(demo):
     text = write_report(earlier).read_text("utf-8")
     assert "> text similarity is not shown to predict trait-averaged transfer (replicate 1)" in text
     assert "## Mixed model" not in text
+    assert "## Multiverse" not in text
+
+
+def test_the_multiverse_table_says_how_far_slopes_reach_and_how_many_agree(demo):
+    table = ways_table(demo).set_index("predictor")
+    assert list(table.index) == ["text", "activation, layer 15", "trait-direction, layer 15"]
+    rows = demo.multiverse[demo.multiverse["predictor"] == "text"]
+    mine, usual = table.loc["text"], rows[rows["normalisation"] == CONSTANT]["slope"]
+    assert mine["ways"] == len(rows) == 21
+    assert mine["slope in the verdict"] == f"{demo.verdict.lead('text').slope:+.2f}"
+    assert mine["slopes, in-domain units"] == f"{usual.min():+.2f} … {usual.max():+.2f}"
+    assert mine["positive"] == f"{(rows['slope'] > 0).mean():.0%}"
+    assert mine["p ≤ .05"] == f"{(rows['p'] <= 0.05).mean():.0%}"
+    assert "registered slope" not in markdown(demo)  # nothing was registered
+
+
+@pytest.fixture
+def planned(demo: Result, tmp_path: Path) -> Result:
+    """The demo as if registered with another margin and other samples."""
+    for name in FILES:
+        shutil.copy(DEMO / name, tmp_path)
+    number = {"hypothesis": "H1", "primary": "P1"}
+    names = {f"{h} text": number | {"hypothesis": h} for h in ("H1", "H2", "H4a", "H4b")}
+    plan = Registration(
+        {
+            "registered": "2026-01-01T00:00:00+00:00",
+            "hypotheses": {"H1": {"claim": "Likeness predicts."}, "H2": {"claim": "Alike."}},
+            "numbers": names,
+            "primaries": {"P1": {"predictor": "text"}},
+            "analysis": {"margin": 0.3},
+            "design": {"samples": [1]},
+        }
+    )
+    differs = [Difference("design.samples", [1, 2], [1]), Difference("primaries.P2", "x", "y")]
+    told = statuses(plan, demo.verdict.settings, numbers=numbers_of(demo.verdict), also=differs)
+    write_json(
+        tmp_path / "provenance.json",
+        read_json(DEMO / "provenance.json") | {"differences": list(map(str, differs))},
+    )
+    verdict = replace(demo.verdict, registration=told)
+    return replace(demo, path=tmp_path, verdict=verdict, registration=plan)
+
+
+def test_every_number_stands_beside_its_plan(planned):
+    text = markdown(planned)
+    assert f"Registered 2026-01-01T00:00:00+00:00, sha256 `{planned.registration.sha256}`" in text
+    assert "| H1 text | registered and changed | design.samples: [1, 2] → [1] |" in text
+    assert (
+        "| H2 text | registered and changed | analysis.margin: 0.3 → 0.2; "
+        "design.samples: [1, 2] → [1] |"
+    ) in text
+    assert "All other numbers are exploratory: H1 activation, H1 trait-direction, H2 act" in text
+    assert "- H1: Likeness predicts." in text
+    assert text.count("design.samples: [1, 2] → [1]") == 4  # beside its numbers, and not again
+    assert "Also not as registered:\n\n- primaries.P2: x → y\n" in text
 
 
 def test_the_scatter_plot_takes_the_mean_similarity_and_the_main_slope(

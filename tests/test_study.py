@@ -16,9 +16,11 @@ from pandas.testing import assert_frame_equal
 
 from conceptnet_em import cells, tuning
 from conceptnet_em import study as study_module
-from conceptnet_em.errors import InputError, ModelError, StoreError, TrainingError
+from conceptnet_em.errors import DataError, InputError, ModelError, StoreError, TrainingError
+from conceptnet_em.multiverse import multiverse
 from conceptnet_em.progress import Watcher
-from conceptnet_em.report import write_report
+from conceptnet_em.registration import FILE, Registration, preregister
+from conceptnet_em.report import markdown, write_report
 from conceptnet_em.study import Result, Study, run
 
 QUICK = {"base": "rank1", "steps": 3, "batch_size": 2, "learning_rate": 0.05}
@@ -58,14 +60,14 @@ def embedder_stub(monkeypatch: pytest.MonkeyPatch) -> None:
     """Embed by letter counts, so that a fast test needs no embedder."""
     import numpy as np
 
-    from conceptnet_em import predictors
+    from conceptnet_em import predictor_inputs
 
     def embed(texts: Any, *, embedder: str) -> Any:
         letters = "abcdefghijklmnopqrstuvwxyz0123456789"
         counts = np.array([[text.lower().count(c) for c in letters] for text in texts], float)
         return counts / np.linalg.norm(counts, axis=1, keepdims=True)
 
-    monkeypatch.setattr(predictors, "embed", embed)
+    monkeypatch.setattr(predictor_inputs, "embed", embed)
     monkeypatch.setattr(study_module, "load_embedder", lambda name: None)
 
 
@@ -92,6 +94,7 @@ def test_a_run_leaves_everything_it_promises(study: Any, tmp_path: Path) -> None
         "scores.parquet",
         "transfer.parquet",
         "similarities.parquet",
+        "multiverse.parquet",
         "verdict.json",
         "heatmap-sporty.png",
         "scatter.png",
@@ -322,10 +325,10 @@ def test_predictors_see_only_the_other_sample(study: Any, tmp_path: Path, monkey
 
     def spy(inputs: Any) -> Any:
         seen.append({item.sample for items in inputs.items.values() for item in items})
-        return original(inputs)
+        return original.compute(inputs)
 
     original = predictors.TABLE["text"]
-    monkeypatch.setitem(predictors.TABLE, "text", spy)
+    monkeypatch.setitem(predictors.TABLE, "text", replace(original, compute=spy))
     result = run(study(samples=(1, 2), predictors=("text",)), out=tmp_path / "run")
     assert seen == [{2}, {1}]
     assert [s.replicate for s in result.similarities] == [1, 2]
@@ -369,3 +372,168 @@ def test_five_domains_give_a_verdict_with_its_smallest_p(
             assert pd.notna(slope.p)
         else:
             assert slope.reason
+
+
+# --- the plan and the multiverse ---
+
+PLANNED = {"traits": ("neutral", "sporty", "sycophantic"), "predictors": ("text", "activation")}
+NUMBERS = {f"{h} {p}" for h in ("H1", "H2", "H4a", "H4b") for p in ("text", "activation")}
+
+
+@pytest.fixture
+def registered(study: Any, tmp_path: Path) -> tuple[Study, Path]:
+    """Return a study of 3 traits × 2 domains and the file in which it is registered."""
+    found = study(**PLANNED)
+    plan = preregister(found, case="sycophantic", margin=0.3)
+    return found, plan.save(tmp_path / "plan.json")
+
+
+def test_a_run_that_keeps_to_its_plan_has_registered_numbers(
+    registered: tuple[Study, Path], tmp_path: Path
+) -> None:
+    found, file = registered
+    out = tmp_path / "run"
+    result = run(found, out=out, registration=file)
+    assert result.verdict.registration == dict.fromkeys(NUMBERS, "registered")
+    used = result.verdict.settings
+    assert (used["case"], used["margin"], used["controls"]) == ("sycophantic", 0.3, ["sporty"])
+    assert (out / FILE).read_text() == file.read_text()
+    again = run(found, out=out)  # without the option the folder's copy stands
+    assert again.verdict.registration == result.verdict.registration
+    assert Result.load(out).registration == result.registration == Registration.load(file)
+    report = markdown(again)
+    assert f"sha256 `{result.registration.sha256}`" in report
+    assert "| H2 text | registered |" in report
+    assert "not as registered" not in report
+    assert "are exploratory" not in str(result.verdict)
+
+
+def test_another_margin_is_shown_beside_the_registered_one(
+    registered: tuple[Study, Path], tmp_path: Path
+) -> None:
+    found, file = registered
+    watcher = Notes()
+    plan = Registration.load(file)
+    result = run(found, out=tmp_path / "run", registration=plan, margin=0.5, watcher=watcher)
+    told = result.verdict.registration
+    assert told["H1 text"] == told["H4b text"] == "registered"
+    assert told["H2 text"] == "registered and changed (analysis.margin: 0.3 → 0.5)"
+    assert "not as registered: analysis.margin: 0.3 → 0.5" in watcher.notes
+    report = markdown(result)
+    assert "| H2 text | registered and changed | analysis.margin: 0.3 → 0.5 |" in report
+    assert "registered and changed (analysis.margin: 0.3 → 0.5)." in str(result.verdict)
+
+
+def test_what_the_study_leaves_open_is_as_registered_and_what_it_says_is_not(
+    study: Any, tmp_path: Path
+) -> None:
+    planned = study(**PLANNED, permutations=499, seed=3, layer=2)
+    file = preregister(planned, case="sycophantic").save(tmp_path / "plan.json")
+    result = run(study(**PLANNED, seed=4), out=tmp_path / "run", registration=file)
+    config = result.config
+    assert (config.permutations, config.seed, config.layer) == (499, 4, 2)
+    assert [s.layer for s in result.similarities if s.predictor == "activation"] == [2]
+    words = "registered and changed (analysis.seed: 3 → 4)"
+    assert result.verdict.registration == dict.fromkeys(NUMBERS, words)
+
+
+def test_a_plan_that_was_changed_is_refused_before_anything_is_computed(
+    registered: tuple[Study, Path], tmp_path: Path
+) -> None:
+    found, file = registered
+    plan = Registration.load(file)
+    file.write_text(file.read_text().replace('"margin": 0.3', '"margin": 0.5'))
+    plan.content["analysis"]["margin"] = 0.5
+    for given in (file, plan):
+        with pytest.raises(DataError, match="was changed after it was"):
+            run(found, out=tmp_path / "run", registration=given)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_keeps_its_one_plan(registered: tuple[Study, Path], tmp_path: Path) -> None:
+    found, file = registered
+    out = tmp_path / "run"
+    out.mkdir()
+    kept = Registration.load(file)
+    kept.save(out / FILE)
+    other = preregister(found, case="sycophantic", margin=0.4)
+    with pytest.raises(InputError) as caught:
+        run(found, out=out, registration=other)
+    assert kept.sha256 in str(caught.value)
+    assert other.sha256 in str(caught.value)
+    assert [path.name for path in out.iterdir()] == [FILE]
+
+
+def test_a_margin_that_is_no_margin_is_refused_before_anything_is_computed(
+    study: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="the intercept margin must be above 0"):
+        run(study(), out=tmp_path / "run", intercept_margin=0.0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_made_after_the_run_was_begun_is_told_even_if_that_run_never_ended(
+    registered: tuple[Study, Path], tmp_path: Path, monkeypatch: Any
+) -> None:
+    found, file = registered
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(study_module, "train_all", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(found, out=out)
+    record = json.loads((out / "provenance.json").read_text())
+    early = record["made"].replace("202", "201")
+    (out / "provenance.json").write_text(json.dumps(record | {"made": early}))
+    result = run(found, out=out, registration=file)
+    assert all(f"run begun {early}" in told for told in result.verdict.registration.values())
+
+
+def test_a_registered_number_that_was_not_made_is_missed_aloud(study: Any, tmp_path: Path) -> None:
+    plan = preregister(study(**PLANNED), case="sycophantic")
+    fewer = study(**PLANNED | {"predictors": ("text",)})
+    result = run(fewer, out=tmp_path / "run", registration=plan)
+    lost = "H1 activation, H2 activation, H4a activation, H4b activation"
+    assert f"Registered, but not in this verdict: {lost}." in result.verdict.notes
+
+
+def test_without_a_plan_everything_is_exploratory_and_said_in_one_line(
+    study: Any, tmp_path: Path
+) -> None:
+    result = run(study(), out=tmp_path / "run")
+    assert set(result.verdict.registration.values()) == {"exploratory"}
+    assert "H1 text" in result.verdict.registration
+    assert str(result.verdict).splitlines()[-1] == (
+        "None of these numbers was registered: all are exploratory."
+    )
+    report = markdown(result)
+    assert report.count("exploratory.") == 1
+    assert "| H1 text |" not in report
+    assert not (tmp_path / "run" / FILE).exists()
+    assert not result.multiverse["registered"].any()
+
+
+def test_the_multiverse_is_what_a_direct_call_gives(
+    make_corpus: Corpus, tiny_folder: Path, embedder_stub: None, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"model": str(tiny_folder), "dtype": "float32", "recipe": QUICK}
+    found = Study(root=make_corpus(), traits=("neutral", "sporty"), **settings)
+    plan = preregister(found)
+    result = run(found, out=tmp_path / "run", registration=plan)
+    kept = pd.read_parquet(tmp_path / "run" / "multiverse.parquet")
+    topics = {d: (d.removesuffix("-prose"), "prose") for d in found.config.domains}
+    direct = multiverse(result.table, result.similarities, topics=topics, registration=plan)
+    assert_frame_equal(kept, direct)
+    assert kept.loc[kept["registered"], "predictor"].tolist() == ["text", "activation"]
+    assert (kept["status"] == "ok").any()
+    write_report(result)
+    assert (tmp_path / "run" / "multiverse.png").stat().st_size > 20_000
+
+
+def test_a_study_of_the_reference_alone_has_no_way_of_asking(study: Any, tmp_path: Path) -> None:
+    result = run(study(traits=("neutral",), predictors=("text",)), out=tmp_path / "run")
+    assert result.multiverse.empty
+    assert "## Multiverse" not in markdown(Result.load(result.path))

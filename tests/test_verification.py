@@ -21,16 +21,18 @@ from conceptnet_em.corpus import Corpus, items_digest, load_corpus
 from conceptnet_em.errors import InputError, StoreError
 from conceptnet_em.gridchecks import Check, neutral_contrasts, shuffled_p
 from conceptnet_em.inference import verdict
-from conceptnet_em.predictors import to_table
+from conceptnet_em.multiverse import multiverse
 from conceptnet_em.records import Similarity
 from conceptnet_em.registration import compare, preregister
+from conceptnet_em.similarity import to_table
 from conceptnet_em.store import RunFolder, committed, digest, write_json, write_text
 from conceptnet_em.transfer import transfer_table
 from conceptnet_em.verification import Verification, verify
 
 TRAITS = ("neutral", "sporty", "sycophantic")
 DOMAINS = tuple(f"{name}-prose" for name in ("ant", "bee", "cat", "dog", "eel", "fox"))
-TABLES = ("scores.parquet", "transfer.parquet", "similarities.parquet", "verdict.json")
+TABLES = ("scores.parquet", "transfer.parquet", "similarities.parquet", "multiverse.parquet")
+TABLES += ("verdict.json",)
 MODEL = {"model": "tiny", "sha256": "0", "system": None, "template_digest": "0"}
 Moved = Callable[[str, str, int, str, str], float]
 
@@ -166,6 +168,8 @@ def _write_tables(place: RunFolder, scores: pd.DataFrame, samples: tuple[int, ..
     topics = {d: (d.removesuffix("-prose"), "prose") for d in DOMAINS}
     answer = verdict(table, alike, topics=topics, case="nobody")  # slopes are all that is checked
     write_text(place.file("verdict.json"), answer.to_json() + "\n")
+    ways = multiverse(table, alike, topics=topics)
+    ways.to_parquet(place.file("multiverse.parquet"), index=False)
 
 
 @pytest.fixture(scope="module")
@@ -229,11 +233,27 @@ def test_it_says_how_much_it_made_again(seen):
     assert "not made again" not in seen["verdict"].detail
 
 
+def test_a_way_of_asking_that_does_not_come_out_again_is_named(run, root):
+    spoil(run / "multiverse.parquet", "slope", lambda slope: slope + 0.1, row=3)
+    table = pd.read_parquet(run / "multiverse.parquet")
+    name = " ".join(str(table.loc[3, key]) for key in ("predictor", "scale", "part") if key)
+    found = look(run, root)
+    assert failures(found) == {"multiverse.parquet"}
+    detail = found["multiverse.parquet"].detail
+    assert detail.startswith(f"1 of {len(table)} ways of asking do not come out again: ")
+    assert all(word in detail for word in name.split())
+
+
+def test_a_run_of_an_earlier_version_has_no_multiverse_to_make_again(run, root):
+    (run / "multiverse.parquet").unlink()
+    assert look(run, root)["multiverse.parquet"].status == "not_estimable"
+
+
 def test_it_prints_a_table_and_the_same_as_json(seen):
     lines = str(seen).splitlines()
     assert len(lines) == len(seen.checks) + 1
     assert lines[0].startswith("pass           committed folders:")
-    assert lines[-1].endswith("9 pass, 1 not_estimable")
+    assert lines[-1].endswith("10 pass, 1 not_estimable")
     told = json.loads(seen.to_json())
     assert told["passed"] is True
     assert [row["name"] for row in told["checks"]] == [check.name for check in seen.checks]
@@ -253,14 +273,14 @@ def test_a_changed_transfer_fails_transfer_and_the_verdict_on_it(run, root):
     table.loc[own, "value"] += 0.5
     table.to_parquet(run / "transfer.parquet", index=False)
     found = look(run, root)
-    assert failures(found) == {"transfer.parquet", "verdict.json"}
+    assert failures(found) == {"transfer.parquet", "verdict.json", "multiverse.parquet"}
     assert "sporty ant-prose → bee-prose, contrast" in found["transfer.parquet"].detail
 
 
 def test_a_changed_similarity_fails_similarities_and_the_verdict_on_it(run, root):
     spoil(run / "similarities.parquet", "value", lambda value: value + 0.1, row=8)
     found = look(run, root)
-    assert failures(found) == {"similarities.parquet", "verdict.json"}
+    assert failures(found) == {"similarities.parquet", "verdict.json", "multiverse.parquet"}
     assert "predictor text replicate 1 differs" in found["similarities.parquet"].detail
 
 
