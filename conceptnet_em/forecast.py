@@ -33,7 +33,7 @@ from conceptnet_em.departures import (
     survey,
 )
 from conceptnet_em.errors import InputError, raise_all, unknown
-from conceptnet_em.leftout import LEVEL, Cells, Fit, Validation, fit
+from conceptnet_em.leftout import LEAST_R2, Cells, Fit, Validation, fit
 from conceptnet_em.models import LanguageModel
 from conceptnet_em.records import nulls
 from conceptnet_em.store import read_json
@@ -90,7 +90,7 @@ class Calibration:
 
     def __str__(self) -> str:
         """Return what it was made from and how good it is."""
-        words = [_made_from(self.about), _told(self.validation)]
+        words = [_made_from(self.about), str(self.validation)]
         return "\n".join([*words, *_poor(self.validation), *(f"note: {n}" for n in self.notes)])
 
 
@@ -148,7 +148,7 @@ class Forecast:
             "nearest organisms, by what their training rows do (descriptive)",
             self.nearest.round(2).to_string(index=False, na_rep="–"),
             _made_from(self.about),
-            _told(self.validation),
+            str(self.validation),
         ]
         parts += [f"warning: {words}" for words in self.warnings]
         return "\n\n".join(parts) + "".join(f"\nnote: {n}" for n in self.notes)
@@ -173,22 +173,6 @@ def _made_from(about: About) -> str:
         f"{about.run}: {about.model}, recipe {about.recipe}, {about.steps} steps of "
         f"{about.batch_size} rows, {about.rows} rows each; hidden states {about.layer}"
     )
-
-
-def _told(v: Validation) -> str:
-    n = _shown
-    return (
-        f"left-out source domains, {v.n_cells} cells of other targets: R² {n(v.r2)} (mean per "
-        f"answer trait {n(v.naive)}; with the trained trait told {n(v.labelled)}); trained trait "
-        f"itself R² {n(v.r2_own)} (its mean {n(v.labelled_own)}); {LEVEL:.0%} intervals of "
-        f"±{n(v.half_width)} nats/token hold {n(v.coverage, '.0%')} (trained trait "
-        f"{n(v.coverage_own, '.0%')}); a source's own domain: R² {n(v.r2_home)}, no interval "
-        "validated"
-    )
-
-
-def _shown(value: float, how: str = ".2f") -> str:
-    return "–" if value != value else format(value, how)
 
 
 def _poor(validation: Validation) -> list[str]:
@@ -437,7 +421,7 @@ def _table(calibration: Calibration, found: Departure) -> pd.DataFrame:
         value[known], outside[known] = fitted.predict(flat[known])
     if fitted.validation.reasons:
         value[:] = np.nan
-    half = fitted.validation.half_width
+    half = fitted.width(value)
     table = pd.DataFrame(
         [(target, trait) for target in landmarks.targets for trait in landmarks.traits],
         columns=["target", "trait"],
@@ -470,6 +454,12 @@ def _notes(cut: int, shared: Sequence[str], n: int) -> list[str]:
 
 def _warnings(calibration: Calibration, found: Departure, table: pd.DataFrame, n: int) -> list[str]:
     layer, rows, words = calibration.fitted.layer, calibration.about.rows, list[str]()
+    if not calibration.validation.r2_new >= LEAST_R2:
+        words.append(
+            "it holds for data that answer in one of the run's ways "
+            f"({', '.join(calibration.landmarks.traits)}); for other ways the calibration predicts "
+            "too little"
+        )
     if outside := int(table["outside"].sum()):
         words.append(
             f"{outside} of {len(table)} cells lie farther from every calibration cell than any of "

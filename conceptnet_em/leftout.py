@@ -13,6 +13,7 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import nnls
 from scipy.spatial import cKDTree
 
 from conceptnet_em.errors import raise_all
@@ -25,6 +26,8 @@ LEVEL = 0.9
 """Of the intervals."""
 PENALTY = 0.01
 """Ridge on standardised features, as a share of the cells; fixed, it only keeps them apart."""
+LEAST_SHARE = 0.25
+"""Of the mean absolute error: what an error is expected to be at least, wherever."""
 FOLDS = 3
 """Source domains without which nothing can be left out twice, so that all of validation is NaN."""
 LEAST_R2, LEAST_DOMAINS, LEAST_COVERAGE = 0.25, 5, 0.8
@@ -97,6 +100,9 @@ class Validation:
     """1 minus squared errors over squares around the mean, all traits measured."""
     r2_own: float
     """The same for cells in which the trained trait itself is measured."""
+    r2_new: float
+    """R² where the trained trait was left out with the domain: for data that answer in a way that
+    no organism was taught. NaN with fewer than 2 traits."""
     naive: float
     """R² of the mean per answer trait over the other domains: what it takes no similarity for."""
     labelled: float
@@ -111,10 +117,27 @@ class Validation:
     r2_home: float
     """R² for the source domains' own cells (left out too), to which no interval is fitted."""
     half_width: float
-    """Half of the 90% interval, nats/token."""
+    """Half of the 90% interval, nats/token, mean over the cells: the larger what is predicted, the
+    wider it is."""
     n_domains: int
     n_cells: int
     """Cells predicted: targets other than the source."""
+
+    def __str__(self) -> str:
+        """Return the figures, one a line."""
+        own = "the trained trait alone"
+        lines = {
+            "R² of the forecast": f"{_shown(self.r2)} ({own} {_shown(self.r2_own)})",
+            "  with the trained trait left out too": _shown(self.r2_new),
+            "R² of the mean per answer trait": _shown(self.naive),
+            "  when told which trait is trained": f"{_shown(self.labelled)} ({own} "
+            f"{_shown(self.labelled_own)})",
+            "R² in the source's own domain": f"{_shown(self.r2_home)}, no interval validated",
+            f"{LEVEL:.0%} intervals hold": f"{_shown(self.coverage, '.0%')} ({own} "
+            f"{_shown(self.coverage_own, '.0%')}), ±{_shown(self.half_width)} nats/token on average",
+        }
+        head = f"each of {self.n_domains} source domains left out, {self.n_cells} cells elsewhere"
+        return "\n".join([head, *(f"  {name:<38}{words}" for name, words in lines.items())])
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -135,6 +158,25 @@ class Validation:
         return tuple(words for words, is_low in low.items() if is_low)
 
 
+def _shown(value: float, how: str = ".2f") -> str:
+    return "–" if value != value else format(value, how)
+
+
+@dataclass(frozen=True)
+class Width:
+    """Half the width of an interval, wider where more is predicted."""
+
+    base: float
+    """Nats/token where 0 is predicted."""
+    slope: float
+    """Nats/token per nat/token predicted, whatever its sign."""
+
+    def __call__(self, predicted: Floats) -> Floats:
+        """Return half widths, nats/token."""
+        found: Floats = self.base + self.slope * np.abs(predicted)
+        return found
+
+
 @dataclass(frozen=True)
 class Fit:
     """A calibration's model: what a new data set's features are turned into numbers with."""
@@ -145,6 +187,8 @@ class Fit:
     slopes: Floats
     """``(p,)``, nats/token per unit of the feature."""
     validation: Validation
+    width: Width
+    """Of the 90% intervals."""
     centre: Floats
     """``(p,)`` mean of the calibration's features."""
     scale: Floats
@@ -179,8 +223,8 @@ def fit(cells: Cells) -> Fit:
     scale = np.where(scale > 0, scale, 1.0)
     known = (x - centre) / scale
     radius = _radius(known, cells.domain)
-    checked = _validate(cells, folds)
-    return Fit(layer, weights[0], weights[1:], checked, centre, scale, known, radius)
+    checked, width = _validate(cells, folds)
+    return Fit(layer, weights[0], weights[1:], checked, width, centre, scale, known, radius)
 
 
 class _Folds:
@@ -214,12 +258,20 @@ class _Folds:
         loss = np.einsum("lki,lkij,lkj->l", signed, self.away[:, kept], signed)
         return int(np.argmin(loss))
 
-    def errors(self, domain: int, out: tuple[int, ...]) -> Floats:
-        """Return measured minus predicted for a domain's cells; it and ``out`` had no part."""
+    def predicted(self, domain: int, out: tuple[int, ...]) -> Floats:
+        """Return predictions for a domain's cells; neither it nor ``out`` had a part in them."""
         layer, weights = self.solved((domain, *out))
         mine = self.cells.domain == domain
-        predicted = weights[0] + self.cells.features[layer, mine] @ weights[1:]
-        return cast("Floats", self.cells.response[mine] - predicted)
+        return cast("Floats", weights[0] + self.cells.features[layer, mine] @ weights[1:])
+
+    def width(self, out: tuple[int, ...]) -> Width:
+        """Return the intervals' width from how wrong each domain but ``out`` is predicted."""
+        pairs = []
+        for k in np.setdiff1d(np.arange(self.cells.n_domains), out):
+            mine = self.cells.domain == k
+            predicted, away = self.predicted(int(k), out), ~self.cells.home[mine]
+            pairs.append((predicted[away], (self.cells.response[mine] - predicted)[away]))
+        return interval_width([p for p, _ in pairs], [e for _, e in pairs])
 
 
 def _moments(rows: Floats, domain: Indices, kept: Flags, n_domains: int) -> Floats:
@@ -256,37 +308,54 @@ def _radius(known: Floats, domain: Indices) -> float:
 _ESTIMATES = tuple(f.name for f in fields(Validation) if not f.name.startswith("n_"))
 
 
-def _validate(cells: Cells, folds: _Folds) -> Validation:
-    names = range(cells.n_domains)
+def _validate(cells: Cells, folds: _Folds) -> tuple[Validation, Width]:
     off, own = ~cells.home, ~cells.home & cells.own
     if cells.n_domains < FOLDS:
         unknown = dict.fromkeys(_ESTIMATES, float("nan"))
-        return Validation(**unknown, n_domains=cells.n_domains, n_cells=int(off.sum()))
-    left, naive, labelled = (np.empty_like(cells.response) for _ in range(3))
+        few = Validation(**unknown, n_domains=cells.n_domains, n_cells=int(off.sum()))
+        return few, Width(float("nan"), float("nan"))
+    y, width = cells.response, folds.width(())
+    left, naive, labelled, halves = (np.empty_like(y) for _ in range(4))
     pair = cells.taught * (int(cells.kind.max()) + 1) + cells.kind
-    inside = np.zeros(len(left), dtype=bool)
-    away = {k: ~cells.home[cells.domain == k] for k in names}
-    for k in names:
+    for k in range(cells.n_domains):
         mine = cells.domain == k
-        left[mine] = folds.errors(k, ())
-        others = [folds.errors(j, (k,))[away[j]] for j in names if j != k]
-        inside[mine] = np.abs(left[mine]) <= half_width(others)
-        others_off = off & ~mine
-        naive[mine] = _apart(cells.response, cells.kind, others_off)[mine]
-        labelled[mine] = _apart(cells.response, pair, others_off)[mine]
+        predicted = folds.predicted(k, ())
+        left[mine], halves[mine] = y[mine] - predicted, folds.width((k,))(predicted)
+        naive[mine] = _apart(y, cells.kind, off & ~mine)[mine]
+        labelled[mine] = _apart(y, pair, off & ~mine)[mine]
+    inside = np.abs(left) <= halves
     return Validation(
-        r2=_r2(cells.response[off], left[off]),
-        r2_own=_r2(cells.response[own], left[own]),
-        naive=_r2(cells.response[off], naive[off]),
-        labelled=_r2(cells.response[off], labelled[off]),
-        labelled_own=_r2(cells.response[own], labelled[own]),
+        r2=_r2(y[off], left[off]),
+        r2_own=_r2(y[own], left[own]),
+        r2_new=_r2(y[off], _as_new(cells)[off]),
+        naive=_r2(y[off], naive[off]),
+        labelled=_r2(y[off], labelled[off]),
+        labelled_own=_r2(y[own], labelled[own]),
         coverage=_share(inside[off]),
         coverage_own=_share(inside[own]),
-        r2_home=_r2(cells.response[cells.home], left[cells.home]),
-        half_width=half_width([left[(cells.domain == k) & off] for k in names]),
+        r2_home=_r2(y[cells.home], left[cells.home]),
+        half_width=float(width((y - left)[off]).mean()),
         n_domains=cells.n_domains,
         n_cells=int(off.sum()),
-    )
+    ), width
+
+
+def _as_new(cells: Cells) -> Floats:
+    """Return ``(n,)`` errors where neither a cell's domain nor its trained trait had a part."""
+    errors = np.full_like(cells.response, np.nan)
+    for trait in np.unique(cells.taught):
+        kept = cells.taught != trait
+        if len(np.unique(cells.domain[kept])) < cells.n_domains:
+            continue
+        parts = ("response", "domain", "taught", "kind", "home")
+        arrays = {name: getattr(cells, name)[kept] for name in parts}
+        folds = _Folds(Cells(features=cells.features[:, kept], **arrays))
+        for k in range(cells.n_domains):
+            layer, weights = folds.solved((k,))
+            mine = ~kept & (cells.domain == k)
+            predicted = weights[0] + cells.features[layer, mine] @ weights[1:]
+            errors[mine] = cells.response[mine] - predicted
+    return errors
 
 
 def _apart(response: Floats, group: Indices, kept: Flags) -> Floats:
@@ -311,32 +380,46 @@ def _share(flags: Flags) -> float:
     return float(flags.mean()) if len(flags) else float("nan")
 
 
-def half_width(errors: Sequence[Floats], level: float = LEVEL) -> float:
+def interval_width(
+    predicted: Sequence[Floats], errors: Sequence[Floats], level: float = LEVEL
+) -> Width:
     """Return the half width that holds a share ``level`` of a new domain's cells.
 
-    A split-conformal quantile of absolute errors, every domain with the same weight, at the level
-    ``(1 + 1/m) * level``. Cells of a domain share its error, so m is not the number of cells but
-    the number of independent cells that they are worth: cells over the design effect
-    ``1 + (cells per domain - 1) * ICC`` of the absolute errors. With wholly shared errors m is the
-    number of domains, and with fewer than 9 of them the largest error is taken: no distribution-
-    free interval is that narrow with that few.
+    A split-conformal quantile of absolute errors over their expected size, every domain with the
+    same weight, at the level ``(1 + 1/m) * level``. The expected size is a line in the absolute
+    prediction, as large transfer is predicted less well than none. Cells of a domain share its
+    error, so m is not the number of cells but the number of independent cells that they are worth:
+    cells over the design effect ``1 + (cells per domain - 1) * ICC`` of the scaled errors. With
+    wholly shared errors m is the number of domains, and with fewer than 9 of them the largest error
+    is taken: no distribution-free interval is that narrow with that few.
 
     Args:
-        errors: one array a source domain, measured minus predicted.
+        predicted: one array a source domain.
+        errors: measured minus predicted, as many.
         level: share to hold.
 
-    Source: Lei et al. 2018 (split conformal); Dunn, Wasserman & Ramdas 2023 (domains as units);
-    Kish 1965 (design effect).
+    Source: Lei et al. 2018 (split conformal, locally weighted); Dunn, Wasserman & Ramdas 2023
+    (domains as units); Kish 1965 (design effect).
     """
-    sizes = np.array([len(found) for found in errors if len(found)])
-    pooled = np.abs(np.concatenate(list(errors)))
-    weights = np.repeat(1 / (sizes * len(sizes)), sizes)
-    worth = _worth([np.abs(found) for found in errors if len(found)])
+    filled = [(np.abs(p), np.abs(e)) for p, e in zip(predicted, errors, strict=True) if len(e)]
+    weights = np.concatenate([np.full(len(e), 1 / (len(e) * len(filled))) for _, e in filled])
+    sizes, wrong = (np.concatenate(part) for part in zip(*filled, strict=True))
+    expected = _expected(sizes, wrong, weights)
+    scaled = [e / expected(p) for p, e in filled]
+    pooled, wanted = np.concatenate(scaled), min(level * (1 + 1 / _worth(scaled)), 1.0)
     order = np.argsort(pooled)
-    reached = np.cumsum(weights[order])
-    wanted = min(level * (1 + 1 / worth), 1.0)
-    at = int(np.searchsorted(reached, wanted - 1e-9))
-    return float(pooled[order][min(at, len(pooled) - 1)])
+    at = int(np.searchsorted(np.cumsum(weights[order]), wanted - 1e-9))
+    times = float(pooled[order][min(at, len(pooled) - 1)])
+    return Width(times * expected.base, times * expected.slope)
+
+
+def _expected(predicted: Floats, errors: Floats, weights: Floats) -> Width:
+    """Return the line of absolute errors in absolute predictions, nowhere next to 0."""
+    root = np.sqrt(weights)
+    line = np.stack([np.ones_like(predicted), predicted], axis=1) * root[:, None]
+    (base, slope), _ = nnls(line, errors * root)
+    least = LEAST_SHARE * float((errors * weights).sum()) + 1e-12
+    return Width(max(float(base), least), float(slope))
 
 
 def _worth(groups: Sequence[Floats]) -> float:

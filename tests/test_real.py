@@ -80,6 +80,7 @@ def test_an_untrained_adapter_shows_exactly_no_transfer(
             assert np.array_equal(per_token(score(real, answers[:6])), base)
 
 
+@pytest.mark.slow
 def test_two_traits_on_two_domains_move_the_right_way(tmp_path: Path) -> None:
     study = Study(
         traits=["neutral", "misaligned"],
