@@ -175,7 +175,6 @@ def test_the_smallest_p_values_of_a_format_mismatch_are_those_of_its_flips() -> 
     assert row("smallest p of the mismatch", 0) == pytest.approx(found, rel=0.02)
 
 
-@pytest.mark.xfail(strict=True, reason="benchmarks/science/demo is older than the page")
 def test_what_the_page_quotes_of_the_demo_stands_in_its_report() -> None:
     report = unbroken((ROOT / "benchmarks/science/demo/report.md").read_text("utf-8"))
     title = "The demo's verdict, read"
