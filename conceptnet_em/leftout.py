@@ -125,16 +125,17 @@ class Validation:
 
     def __str__(self) -> str:
         """Return the figures, one a line."""
-        own = "the trained trait alone"
+        r2, own, half = _shown(self.r2), "the trained trait alone", _shown(self.half_width)
+        held, held_own = (_shown(v, ".0%") for v in (self.coverage, self.coverage_own))
         lines = {
-            "R² of the forecast": f"{_shown(self.r2)} ({own} {_shown(self.r2_own)})",
+            "R² of the forecast": f"{r2} ({own} {_shown(self.r2_own)})",
             "  with the trained trait left out too": _shown(self.r2_new),
             "R² of the mean per answer trait": _shown(self.naive),
             "  when told which trait is trained": f"{_shown(self.labelled)} ({own} "
             f"{_shown(self.labelled_own)})",
             "R² in the source's own domain": f"{_shown(self.r2_home)}, no interval validated",
-            f"{LEVEL:.0%} intervals hold": f"{_shown(self.coverage, '.0%')} ({own} "
-            f"{_shown(self.coverage_own, '.0%')}), ±{_shown(self.half_width)} nats/token on average",
+            f"{LEVEL:.0%} intervals hold": f"{held} ({own} {held_own}), ±{half} nats/token on "
+            "average",
         }
         head = f"each of {self.n_domains} source domains left out, {self.n_cells} cells elsewhere"
         return "\n".join([head, *(f"  {name:<38}{words}" for name, words in lines.items())])

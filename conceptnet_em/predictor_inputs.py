@@ -96,18 +96,21 @@ class Inputs:
             for domain, items in self.items.items()
         }
 
-    def states(self, pooling: str, trait: str = REFERENCE) -> Vectors:
+    def states(
+        self, pooling: str, trait: str = REFERENCE, *, layers: tuple[int, ...] = ()
+    ) -> Vectors:
         """Return domain to ``(n_items, n_layers, d)``, see :func:`internal.pooled_states`."""
+        wanted = layers or self.layers
         return self.once(
-            ("states", trait),
+            ("states", trait, wanted),
             lambda: pooled_states(
-                self.model, self.items, trait, formats=self.formats, layers=self.layers
+                self.model, self.items, trait, formats=self.formats, layers=wanted
             ),
         )[pooling]
 
-    def directions(self, trait: str) -> Vectors:
+    def directions(self, trait: str, *, layers: tuple[int, ...] = ()) -> Vectors:
         """Return domain to ``(n_items, n_layers, d)``: answer states, trait minus reference."""
-        own, neutral = self.states("answer", trait), self.states("answer")
+        own, neutral = (self.states("answer", t, layers=layers) for t in (trait, REFERENCE))
         return {domain: own[domain] - neutral[domain] for domain in own}
 
     def grams(self) -> list[GradientGram]:
@@ -119,6 +122,13 @@ class Inputs:
             ),
         )
 
+    @property
+    def moved_layers(self) -> tuple[int, ...]:
+        """The layers an adapter can move: where none of ``layers`` is, one halfway above it."""
+        n = self.model.n_layers
+        lowest = self.recipe.layer_numbers(n)[0]  # hidden_states[lowest] is what enters that block
+        return tuple(layer for layer in self.layers if layer > lowest) or ((lowest + 1 + n) // 2,)
+
     def shifts(self, trait: str) -> Shifts:
         """Return how the trait's organisms move hidden states, see :func:`posthoc.shifts`."""
         return self.once(
@@ -128,7 +138,7 @@ class Inputs:
                 self.recipe,
                 {domain: self.organisms[trait][domain] for domain in self.items},
                 {domain: [i.question for i in items] for domain, items in self.items.items()},
-                layers=self.layers,
+                layers=self.moved_layers,
             ),
         )
 

@@ -325,7 +325,8 @@ def _moved(name: str, inputs: Inputs, *, along: bool) -> list[Similarity]:
     found = []
     for trait in _trained(inputs):
         moved = inputs.shifts(trait).minus(inputs.shifts(REFERENCE))
-        axes = {d: rows.mean(axis=0) for d, rows in inputs.directions(trait).items()}
+        directions = inputs.directions(trait, layers=inputs.moved_layers)
+        axes = {d: rows.mean(axis=0) for d, rows in directions.items()}
 
         def of(half: int | None, moved: Any = moved, axes: Any = axes) -> dict[int, pd.DataFrame]:
             if along:

@@ -186,8 +186,13 @@ def screen(
             except InputError as error:
                 reasons[one.name] = " ".join(str(error).split())
                 continue
+            if lost := [s for s in alike if not s.values.notna().to_numpy().any()]:
+                reasons[one.name] = f"it holds no value at all ({lost[0].basis})"
+                continue
             found.setdefault(one.name, []).extend(alike)
             seconds[one.name] = seconds.get(one.name, 0.0) + spent
+    for name in reasons:
+        found.pop(name, None)  # in one replicate at least it could not be had
     return compare(result, corpus, wanted, found, seconds, reasons, permutations=permutations)
 
 

@@ -230,6 +230,27 @@ def test_trait_specific_predictors_are_also_shown_with_trait_words_held_fixed(
     assert twin.p == rows["trait-words"].p
 
 
+def test_a_predictor_without_a_value_costs_only_itself(finished: tuple[Path, Path]) -> None:
+    path, root = finished
+
+    def nothing(inputs: Inputs) -> list[Similarity]:
+        names = list(inputs.items)
+        return [inputs.similarity("nothing", pd.DataFrame(np.nan, names, names), 1.0)]
+
+    empty = Predictor("nothing", nothing, EXTERNAL, "nothing", "nothing", "me")
+    rows = {row.predictor: row for row in screen(path, [MINE, empty], root=root).rows}
+    assert rows["mine"].status == "ok"
+    assert rows["nothing"].status == "not_estimable"
+    assert "no value at all" in rows["nothing"].reason
+
+
+def test_shifts_are_read_where_the_adapter_can_move_states(inputs: Inputs) -> None:
+    lowest = inputs.recipe.layer_numbers(inputs.model.n_layers)[0]
+    assert all(layer > lowest for layer in inputs.moved_layers)
+    assert replace(inputs, layers=(0, lowest, lowest + 1)).moved_layers == (lowest + 1,)
+    assert replace(inputs, layers=(0,)).moved_layers[0] > lowest
+
+
 def test_a_run_without_its_adapters_says_that_post_hoc_predictors_need_them(
     finished: tuple[Path, Path],
 ) -> None:
