@@ -73,8 +73,13 @@ def test_the_report_holds_every_part_of_the_verdict(demo):
     }
 
 
-def test_an_earlier_verdict_is_still_reported(demo):
-    earlier = Result.load(demo.path)  # the folder's own verdict.json has slopes and no more
+def test_an_earlier_verdict_is_still_reported(demo, tmp_path):
+    for name in FILES:
+        shutil.copy(DEMO / name, tmp_path)
+    fields = ("slopes", "units", "notes", "group")  # all that a verdict had at first
+    early = {k: v for k, v in read_json(DEMO / "verdict.json").items() if k in fields}
+    write_json(tmp_path / "verdict.json", early)
+    earlier = Result.load(tmp_path)
     text = write_report(earlier).read_text("utf-8")
     assert "> text similarity is not shown to predict trait-averaged transfer (replicate 1)" in text
     assert "## Mixed model" not in text
@@ -83,7 +88,9 @@ def test_an_earlier_verdict_is_still_reported(demo):
 
 def test_the_multiverse_table_says_how_far_slopes_reach_and_how_many_agree(demo):
     table = ways_table(demo).set_index("predictor")
-    assert list(table.index) == ["text", "activation, layer 15", "trait-direction, layer 15"]
+    assert list(table.index) == [
+        *("text", "activation, layer 15", "trait-direction, layer 15", "trait-words")
+    ]
     rows = demo.multiverse[demo.multiverse["predictor"] == "text"]
     mine, usual = table.loc["text"], rows[rows["normalisation"] == CONSTANT]["slope"]
     assert mine["ways"] == len(rows) == 21
@@ -129,7 +136,7 @@ def test_every_number_stands_beside_its_plan(planned):
         "| H2 text | registered and changed | analysis.margin: 0.3 → 0.2; "
         "design.samples: [1, 2] → [1] |"
     ) in text
-    assert "All other numbers are exploratory: H1 activation, H1 trait-direction, H2 act" in text
+    assert "All other numbers are exploratory: H1 activation, H1 trait-direction, H1 trait-" in text
     assert "- H1: Likeness predicts." in text
     assert text.count("design.samples: [1, 2] → [1]") == 4  # beside its numbers, and not again
     assert "Also not as registered:\n\n- primaries.P2: x → y\n" in text
