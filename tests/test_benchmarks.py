@@ -332,3 +332,13 @@ def test_a_quick_run_does_not_overwrite_the_record(speed):
     asked = speed.run._asked(["--quick"])
     assert asked.out.parent != SPEED
     assert speed.run._asked([]).out == SPEED / "results.json"
+
+
+# --- gradients ---
+
+
+def test_our_gradients_are_those_of_the_peer(speed, bench):
+    (row,) = speed.cases.gradients(bench)
+    assert row.quality["relative_difference_max"] < 1e-4
+    assert row.quality["of_a_training_epoch"] > 0
+    assert row.quality["cells"] == 3

@@ -274,6 +274,42 @@ def activations(bench: Bench) -> list[Row]:
     return [row("activations", times[OURS], quality, peer=peer, theirs=times[peer])]
 
 
+# --- gradients ---
+
+SEEDS = (1, 2, 3)
+
+
+def gradients(bench: Bench) -> list[Row]:
+    """Seconds for one cell's gradients at the start, three seeds: ours, and autograd under PEFT."""
+    model, recipe, cells = bench.model, bench.recipe("lora8"), bench.cells(len(bench.traits))
+    found: dict[str, list[np.ndarray]] = {}
+    peer = "PEFT and autograd, one cell and seed after the other, batch 4, same weights"
+    sides: dict[str, Side] = {
+        OURS: lambda _: seconds(
+            lambda: found.update({OURS: ours.ours_gradients(model, cells, recipe, SEEDS)})
+        ),
+        peer: lambda _: seconds(
+            lambda: found.update({peer: peers.peft_gradients(model, cells, recipe, SEEDS)})
+        ),
+    }
+    alternate(sides, 1)
+    times = alternate(sides, bench.sizes.repeats)
+    steps = max(1, len(cells[0].encoded) // recipe.batch_size)
+    epoch = recipe.model_copy(update={"steps": steps})
+    trained = seconds(lambda: ours.ours_train(model, cells, epoch, out=bench.scratch / "epoch"))
+    per_cell = {name: [one / len(cells) for one in some] for name, some in times.items()}
+    quality = {
+        "relative_difference_max": max(
+            float(np.linalg.norm(a - b) / np.linalg.norm(b))
+            for a, b in zip(found[OURS], found[peer], strict=True)
+        ),
+        "of_a_training_epoch": statistics.median(per_cell[OURS]) / (trained / len(cells)),
+        "cells": len(cells),
+        "seeds": len(SEEDS),
+    }
+    return [row("gradients", per_cell[OURS], quality, peer=peer, theirs=per_cell[peer])]
+
+
 # --- inference ---
 
 
@@ -354,6 +390,7 @@ CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "training-rank1": lambda bench: training(bench, "rank1"),
     "scoring": scoring,
     "activations": activations,
+    "gradients": gradients,
     "inference": inference,
     "mantel": mantel_test,
     "scaling": scaling,

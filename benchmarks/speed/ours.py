@@ -15,6 +15,7 @@ from workload import Cell
 from conceptnet_em.activations import question_states
 from conceptnet_em.config import Recipe
 from conceptnet_em.encoding import Encoded
+from conceptnet_em.gradients import start_gradients
 from conceptnet_em.groups import fitting_rows
 from conceptnet_em.models import LanguageModel
 from conceptnet_em.progress import Watcher
@@ -143,6 +144,14 @@ def run_training(out: Path, **settings: Any) -> float:
         found = [s for name, s in watcher.seconds.items() if name.startswith("train") and s]
         return float(found[0])
     raise RuntimeError(f"the run has no training stage; its stages are {list(watcher.seconds)}")
+
+
+def ours_gradients(
+    model: LanguageModel, cells: Sequence[Cell], recipe: Recipe, seeds: Sequence[int]
+) -> list[np.ndarray]:
+    """Return every cell's gradients, loss and answers by seed: ``(2 * n_seeds, n_parameters)``."""
+    loss, answers = start_gradients(model, recipe, [c.encoded for c in cells], seeds=seeds)
+    return [torch.cat([loss[:, k], answers[:, k]]).numpy() for k in range(len(cells))]
 
 
 def _made(place: Path) -> Path:

@@ -24,7 +24,7 @@ from torch import nn
 from workload import Cell, requests, sft_rows
 
 from conceptnet_em.config import Recipe
-from conceptnet_em.encoding import Encoded, encode_prompt
+from conceptnet_em.encoding import Encoded, answer_positions, encode_prompt
 from conceptnet_em.models import LanguageModel, _draw, target_names
 from conceptnet_em.tuning import learning_rate
 from conceptnet_em.weights import find_model
@@ -302,6 +302,50 @@ def plain_states(
                 means = [state[row, span].float().mean(dim=0) for state in out.hidden_states]
                 found.append(torch.stack(means).cpu().numpy())
     return np.stack(found)
+
+
+# --- gradients: what one writes with PEFT and autograd ---
+
+
+def peft_gradients(
+    model: LanguageModel,
+    cells: Sequence[Cell],
+    recipe: Recipe,
+    seeds: Sequence[int],
+    *,
+    batch_size: int = 4,
+) -> list[np.ndarray]:
+    """Return every cell's gradients with respect to B, of its loss and of its answers, by seed."""
+    return [
+        np.concatenate([_peft_gradients(model, cell, recipe, s, batch_size) for s in seeds])[
+            [*range(0, 2 * len(seeds), 2), *range(1, 2 * len(seeds), 2)]
+        ]
+        for cell in cells
+    ]
+
+
+def _peft_gradients(
+    model: LanguageModel, cell: Cell, recipe: Recipe, seed: int, batch_size: int
+) -> np.ndarray:
+    """Return ``(2, n_parameters)``: one forward pass and two backward passes for each batch."""
+    total = sum(e.n_answer + 1 for e in cell.encoded)
+    with model.fitted(recipe, seed=seed) as wrapped:
+        weights = [w for name, w in wrapped.named_parameters() if ".lora_B." in name]
+        sums = [torch.zeros(sum(w.numel() for w in weights)) for _ in range(2)]
+        for start in range(0, len(cell.encoded), batch_size):
+            batch = cell.encoded[start : start + batch_size]
+            ids, mask = model.padded([e.ids for e in batch])
+            inputs = model.inputs(ids, mask)
+            rows, positions, targets = answer_positions(batch, stop=True)
+            logits = model.answer_logits(inputs, rows, positions).float()
+            chosen = logits.log_softmax(dim=-1)[range(len(targets)), targets]
+            parts = torch.split(chosen, [e.n_answer + 1 for e in batch])
+            loss = -chosen.sum() / total
+            answers = torch.stack([p[:-1].mean() for p in parts]).sum() / len(cell.encoded)
+            for k, value in enumerate((loss, answers)):
+                taken = torch.autograd.grad(value, weights, retain_graph=k == 0)
+                sums[k] += torch.cat([g.T.flatten().float().cpu() for g in taken])
+    return torch.stack(sums).numpy()
 
 
 # --- inference: scikit-bio ---
