@@ -28,7 +28,7 @@ from conceptnet_em.store import (
 
 CODE_EPOCH = 1
 """Enters every key; raised when the same inputs would give other similarities than before."""
-FILE, COST = "similarities.parquet", "seconds.json"
+FILE = "similarities.parquet"
 
 
 def similarities(names: Sequence[str | Predictor], inputs: Inputs) -> list[Similarity]:
@@ -95,18 +95,21 @@ class Kept:
             return inputs.timed(lambda: similarities([name], inputs))
         (one,) = chosen([name])
         place = self.folder.similarity(digest(self._about(one, inputs)))
+        cost = self.folder.path / "seconds" / f"{place.name}.json"  # not of what is committed
         with holding(self.folder.lock(f"similarity-{place.name}")):
             sound, words = sound_or_aside(place)
             if words:
                 self.note(f"similarities {words}")
             if sound:
-                return from_table(pd.read_parquet(place / FILE)), float(read_json(place / COST))
+                spent = float(read_json(cost)) if cost.is_file() else float("nan")
+                return from_table(pd.read_parquet(place / FILE)), spent
             found, seconds = inputs.timed(lambda: similarities([one], inputs))
             if not found:
                 return [], seconds
             with committed(place) as draft:
                 to_table(found).to_parquet(draft / FILE, index=False)
-                write_json(draft / COST, seconds)
+            cost.parent.mkdir(exist_ok=True)
+            write_json(cost, seconds)
             return found, seconds
 
     def _about(self, one: Predictor, inputs: Inputs) -> dict[str, Any]:
