@@ -88,6 +88,7 @@ def test_a_run_leaves_everything_it_promises(study: Any, tmp_path: Path) -> None
         "provenance.json",
         "groups.json",
         "locks",
+        "seconds",
         "organisms",
         "scores",
         "similarities",
