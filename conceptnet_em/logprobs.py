@@ -31,20 +31,16 @@ def chosen_logprobs(
             return logits.gather(1, targets[:, None])[:, 0]
         hidden = model.decoder(**inputs).last_hidden_state[rows, positions]
         parts = [
-            logits.float().log_softmax(dim=-1).gather(1, wanted[:, None])[:, 0]
-            for logits, wanted in _chunks(model, hidden, targets)
+            _logprobs(model.head(part), wanted)
+            for part, wanted in zip(
+                torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True
+            )
         ]
     return torch.cat(parts)
 
 
-def _chunks(model: LanguageModel, hidden: Tensor, targets: Tensor) -> list[tuple[Any, Tensor]]:
-    head = model.head
-    return [
-        (head(part), wanted)
-        for part, wanted in zip(
-            torch.split(hidden, CHUNK), torch.split(targets, CHUNK), strict=True
-        )
-    ]
+def _logprobs(logits: Tensor, wanted: Tensor) -> Tensor:
+    return logits.float().log_softmax(dim=-1).gather(1, wanted[:, None])[:, 0]
 
 
 def weighted_nll(

@@ -15,11 +15,13 @@ from conceptnet_em.logprobs import chosen_logprobs
 from conceptnet_em.models import LanguageModel
 from conceptnet_em.sharing import (
     Packed,
+    abreast,
+    attending_by_branch,
     pack,
+    row_inputs,
+    row_places,
     skipping,
     states_entering,
-    tree_inputs,
-    tree_positions,
 )
 
 
@@ -81,19 +83,19 @@ class PackedAnswers:
     def __init__(
         self, model: LanguageModel, encoded: Sequence[Encoded], *, block: int, batch_size: int
     ) -> None:
-        """Pack answers to the same question into rows.
+        """Pack answers to the same question behind one prompt.
 
         Args:
             model: the base.
             encoded: the conversations.
             block: the lowest block that any adapter touches.
-            batch_size: conversations per forward pass.
+            batch_size: about how many conversations share a forward pass.
         """
         self.model, self.encoded, self.block = model, list(encoded), block
-        rows = sorted(pack(encoded), key=lambda row: (len(row.ids), row.members))
-        per_row = max(1, round(len(encoded) / len(rows)))
-        step = max(1, batch_size // per_row)
-        self._batches = [rows[k : k + step] for k in range(0, len(rows), step)]
+        questions = pack(encoded)
+        per_question = len(encoded) / max(1, len(questions))
+        step = max(1, round(batch_size / per_question))
+        self._batches = [questions[k : k + step] for k in range(0, len(questions), step)]
         self._entering: dict[int, Tensor] = {}
 
     def score(self) -> list[list[AnswerScore]]:
@@ -113,14 +115,15 @@ class PackedAnswers:
 
     def _batch(self, number: int, rows: Sequence[Packed], n: int) -> np.ndarray:
         """Return ``(n, tokens)`` log-probabilities, nats, of one batch under n organisms."""
-        at, positions, targets = tree_positions(rows, self.encoded)
-        shift = torch.arange(n)[:, None] * len(rows)
+        at, positions, targets = row_places(rows, self.encoded)
+        shift = torch.arange(n)[:, None]
         places = (at + shift).ravel(), positions.repeat(n), targets.repeat(n)
-        inputs = tree_inputs(self.model, rows)
-        below = self._below(number, inputs)
-        inputs = {key: _repeated(value, n) for key, value in inputs.items()}
-        with skipping(self.model, self.block, None if below is None else _repeated(below, n)):
-            values = chosen_logprobs(self.model, inputs, places)
+        inputs = row_inputs(self.model, rows)
+        with attending_by_branch(self.model):
+            below = self._below(number, inputs)
+            states = None if below is None else below.repeat(n, 1, 1)
+            with skipping(self.model, self.block, states):
+                values = chosen_logprobs(self.model, abreast(inputs, n), places)
         found: np.ndarray = values.double().cpu().numpy().reshape(n, -1)
         return found
 
@@ -128,13 +131,6 @@ class PackedAnswers:
         if self.block and number not in self._entering:
             self._entering[number] = states_entering(self.model, inputs, self.block)
         return self._entering.get(number)
-
-
-def _repeated(value: Any, n: int) -> Any:
-    """Return a batch n times over, organism after organism; what is no batch stays."""
-    if n == 1 or not isinstance(value, Tensor):
-        return value
-    return value.repeat(n, *[1] * (value.dim() - 1))
 
 
 def _by_part(encoded: Encoded, tokens: np.ndarray) -> list[AnswerScore]:

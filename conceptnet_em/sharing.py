@@ -2,17 +2,16 @@
 
 Two savings, each exact up to rounding, each tested against the plain path:
 
-- *Packing.* The answers to one question stand in one row behind one prompt. A tree-shaped mask lets
-  every answer see the prompt and itself, and positions count on from the prompt, so each answer is
-  computed as if it stood alone::
+- *Packing.* The answers to all questions of a batch stand in one row of tokens, every question's
+  prompt once; positions count on from the prompt::
 
-      row        prompt p0 p1 p2 | answer A a0 a1 | answer B b0 b1 b2
-      position          0  1  2  |          3  4  |          3  4  5
-      branch            0  0  0  |          1  1  |          2  2  2
+      row        prompt p0 p1 p2 | answer A a0 a1 | answer B b0 b1 b2 | next question's prompt …
+      position          0  1  2  |          3  4  |          3  4  5  |  0 …
 
-  Unused places keep answers a multiple of ``LANES`` apart from where they would stand alone, and a
-  prompt of odd length gives its last token to every branch: bf16 products are summed in pairs, and
-  no pair is torn. So a packed answer's sums are those of the answer alone, bit for bit on a CPU.
+  Everything but attention treats tokens one by one and never notices. Attention is done in two
+  turns, each padded on the right as plain conversations are: prompts among themselves, and every
+  answer over its prompt and itself. An answer's sums are those of the answer alone, in the same
+  order, so on a CPU its scores are the same to the last bit; nothing is spent on padding elsewhere.
 
 - *Skipping.* Nothing below the lowest adapted block ever changes. What enters that block,
   ``(batch, length, d)``, is computed once and put back in place of the blocks below.
@@ -20,142 +19,225 @@ Two savings, each exact up to rounding, each tested against the plain path:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from conceptnet_em.encoding import Encoded
-from conceptnet_em.models import LANES, LanguageModel
+from conceptnet_em.models import LanguageModel
 
-GAP = -1
-LONGEST = 352
-"""Tokens of a row of packed answers, where more than one answer stands in it. From 384 on bf16
-products are summed in blocks, and attention costs more than the prompt saved."""
-PAIR = 2
-"""Neighbouring products that bf16 instructions add up as one."""
+ATTENTION = "conceptnet_em_by_branch"
+"""Name under which transformers knows :func:`attend_by_branch`."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Answers to one question in one row, behind one prompt."""
+    """Answers to one question behind one prompt."""
 
     ids: tuple[int, ...]
     positions: tuple[int, ...]
     """Position of each token as its own conversation would count it."""
-    branch: tuple[int, ...]
-    """0 for the prompt, k for the k-th answer, ``GAP`` for an unused place."""
     members: tuple[int, ...]
     """Which conversation each answer is, as an index into what was packed."""
     shared: int
-    """Tokens of the prompt that stand in the row once."""
+    """Tokens of the prompt."""
     starts: tuple[int, ...]
-    """Where each branch begins in the row: with what is left of the prompt, then the answer."""
+    """Where each answer begins."""
 
     def places(self, number: int, positions: range) -> list[int]:
-        """Return where tokens of the ``number``-th branch stand, by their own positions."""
+        """Return where tokens of the ``number``-th conversation stand, by their own positions."""
         shift = self.starts[number] - self.shared
         return [k if k < self.shared else k + shift for k in positions]
 
+    def ends(self) -> tuple[int, ...]:
+        """Return where each answer ends."""
+        return (*self.starts[1:], len(self.ids))
+
 
 def pack(encoded: Sequence[Encoded]) -> list[Packed]:
-    """Put conversations with the same prompt behind one prompt, in order of first appearance.
-
-    A row takes as many answers as fit into ``LONGEST`` tokens.
-    """
+    """Put conversations with the same prompt behind one prompt, in order of first appearance."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, e in enumerate(encoded):
         groups.setdefault(e.ids[: e.start], []).append(index)
-    return [
-        _pack_one(prompt, members, encoded)
-        for prompt, whole in groups.items()
-        for members in _split(len(prompt), whole, encoded)
-    ]
-
-
-def _split(prompt: int, members: list[int], encoded: Sequence[Encoded]) -> list[list[int]]:
-    """Cut one question's answers into rows of about equal number that fit."""
-    shared = _shared(prompt)
-    spaces = [-(-(encoded[m].stop - shared) // LANES) * LANES for m in members]
-    widest = max(1, (LONGEST - shared) // max(spaces))
-    n_rows = -(-len(members) // widest)
-    bounds = [round(k * len(members) / n_rows) for k in range(n_rows + 1)]
-    return [members[a:b] for a, b in pairwise(bounds)]
-
-
-def _shared(prompt: int) -> int:
-    """Return how much of a prompt stands in the row once."""
-    return prompt - prompt % PAIR
+    return [_pack_one(prompt, members, encoded) for prompt, members in groups.items()]
 
 
 def _pack_one(prompt: tuple[int, ...], members: list[int], encoded: Sequence[Encoded]) -> Packed:
-    shared = _shared(len(prompt))
-    ids, positions = list(prompt[:shared]), list(range(shared))
-    branch, starts = [0] * shared, []
-    for number, index in enumerate(members, start=1):
-        gap = -(len(ids) - shared) % LANES
-        ids += prompt[:1] * gap
-        positions += [0] * gap
-        branch += [GAP] * gap
+    shared = len(prompt)
+    ids, positions = list(prompt), list(range(shared))
+    starts = []
+    for index in members:
         own = encoded[index].ids[shared : encoded[index].stop]
         starts.append(len(ids))
         ids += own
         positions += range(shared, shared + len(own))
-        branch += [number] * len(own)
-    return Packed(
-        tuple(ids), tuple(positions), tuple(branch), tuple(members), shared, tuple(starts)
-    )
+    return Packed(tuple(ids), tuple(positions), tuple(members), shared, tuple(starts))
 
 
-def tree_inputs(model: LanguageModel, rows: Sequence[Packed]) -> dict[str, Any]:
-    """Return what the network takes for right-padded packed rows.
+@dataclass(frozen=True)
+class Branches:
+    """Branches of a row that attend at once: ``s`` of them, padded on the right."""
 
-    The mask is ``(batch, 1, length, length)``, 0 where a token may look and very negative where it
-    may not: a token sees the prompt and the earlier tokens of its own branch.
+    queries: Tensor
+    """``(s, q)``, places of the tokens that look, 0 where padded."""
+    keys: Tensor
+    """``(s, k)``, places of the tokens that are looked at, 0 where padded."""
+    mask: Tensor
+    """``(s, 1, q, k)``, 0 where a token may look and very negative where it may not."""
+    filled: Tensor
+    """``(n,)``, which of the ``s·q`` queries are tokens."""
+
+    def repeated(self, n: int, length: int) -> Branches:
+        """Return the same for ``n`` rows of ``length`` tokens, their places counted on."""
+        shift = torch.arange(n, device=self.queries.device)[:, None, None]
+        many = shift * self.queries.numel() + self.filled
+        return Branches(
+            (self.queries + shift * length).flatten(0, 1),
+            (self.keys + shift * length).flatten(0, 1),
+            self.mask.repeat(n, 1, 1, 1),
+            many.flatten(),
+        )
+
+    def within(self, window: int | None) -> Branches:
+        """Return the same for a token that sees itself and ``window`` − 1 tokens before it."""
+        k = self.keys.shape[1]
+        if window is None or k <= window:
+            return self
+        places = torch.arange(k, device=self.mask.device)
+        own = (self.mask == 0).long().mul(places).amax(dim=-1, keepdim=True)
+        far = own - places >= window
+        return replace(self, mask=self.mask.masked_fill(far, torch.finfo(self.mask.dtype).min))
+
+
+def _branches(model: LanguageModel, queries: list[range], before: list[range]) -> Branches:
+    """Let every branch look at what stands before it and, causally, at itself."""
+    n, q = len(queries), max(map(len, queries))
+    k = max(len(a) + len(b) for a, b in zip(before, queries, strict=True))
+    places, keys = torch.zeros(n, q, dtype=torch.long), torch.zeros(n, k, dtype=torch.long)
+    allowed = torch.zeros(n, q, k, dtype=torch.bool)
+    filled = torch.zeros(n, q, dtype=torch.bool)
+    for row, (own, first) in enumerate(zip(queries, before, strict=True)):
+        every = [*first, *own]
+        places[row, : len(own)] = torch.tensor(own, dtype=torch.long)
+        keys[row, : len(every)] = torch.tensor(every, dtype=torch.long)
+        filled[row, : len(own)] = True
+        allowed[row] = torch.ones(q, k, dtype=torch.bool).tril(len(first))
+        allowed[row, :, len(every) :] = False
+    mask = torch.zeros(n, 1, q, k, dtype=model.dtype)
+    mask.masked_fill_(~allowed[:, None], torch.finfo(model.dtype).min)
+    found = (places, keys, mask, filled.flatten().nonzero()[:, 0])
+    return Branches(*(tensor.to(model.device) for tensor in found))
+
+
+def row_inputs(model: LanguageModel, rows: Sequence[Packed]) -> dict[str, Any]:
+    """Return what the network takes for packed questions, one after the other in one row.
+
+    Ids and positions are ``(1, tokens)``; ``branches`` says who looks at whom and goes through the
+    network to :func:`attend_by_branch`. To be used inside :func:`attending_by_branch`.
     """
-    length = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), length), model.pad_id)
-    positions = torch.zeros_like(ids)
-    branch = torch.full_like(ids, GAP)
-    for index, row in enumerate(rows):
-        ids[index, : len(row.ids)] = torch.tensor(row.ids)
-        positions[index, : len(row.ids)] = torch.tensor(row.positions)
-        branch[index, : len(row.ids)] = torch.tensor(row.branch)
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    same = branch[:, :, None] == branch[:, None, :]
-    allowed = causal & (same | (branch == 0)[:, None, :])
-    mask = torch.zeros(allowed.shape, dtype=model.dtype)
-    mask.masked_fill_(~allowed, torch.finfo(model.dtype).min)
+    starts = _starts(rows)
+    prompts = [range(at, at + row.shared) for at, row in zip(starts, rows, strict=True)]
+    pairs = [
+        (range(at + first, at + last), prompt)
+        for at, row, prompt in zip(starts, rows, prompts, strict=True)
+        for first, last in zip(row.starts, row.ends(), strict=True)
+    ]
+    answers, before = [own for own, _ in pairs], [prompt for _, prompt in pairs]
+    nothing = [range(0)] * len(rows)
     return {
-        "input_ids": ids.to(model.device),
-        "attention_mask": mask[:, None].to(model.device),
-        "position_ids": positions.to(model.device),
+        "input_ids": torch.tensor([[i for row in rows for i in row.ids]], device=model.device),
+        "position_ids": torch.tensor(
+            [[k for row in rows for k in row.positions]], device=model.device
+        ),
+        "attention_mask": None,
         "use_cache": False,
+        "branches": [_branches(model, prompts, nothing), _branches(model, answers, before)],
     }
 
 
-def tree_positions(
-    rows: Sequence[Packed], encoded: Sequence[Encoded]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rows, predicting positions and predicted tokens, answer after answer.
+def row_places(rows: Sequence[Packed], encoded: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows (all 0), predicting positions and predicted tokens, answer after answer.
 
     Every token of an answer is predicted where the token before it stands; before the first stands
     the prompt's last.
     """
-    at: list[int] = []
     positions: list[int] = []
     targets: list[int] = []
-    for number, row in enumerate(rows):
-        for branch, member in enumerate(row.members):
+    for at, row in zip(_starts(rows), rows, strict=True):
+        for number, member in enumerate(row.members):
             e = encoded[member]
-            at += [number] * e.n_answer
-            positions += row.places(branch, range(e.start - 1, e.stop - 1))
+            positions += [at + k for k in row.places(number, range(e.start - 1, e.stop - 1))]
             targets += e.ids[e.start : e.stop]
-    return torch.tensor(at), torch.tensor(positions), torch.tensor(targets)
+    return (
+        torch.zeros(len(positions), dtype=torch.long),
+        torch.tensor(positions),
+        torch.tensor(targets),
+    )
+
+
+def _starts(rows: Sequence[Packed]) -> list[int]:
+    return [0, *accumulate(len(row.ids) for row in rows)][:-1]
+
+
+def abreast(inputs: dict[str, Any], n: int) -> dict[str, Any]:
+    """Return the inputs of ``n`` equal rows, one for each organism of a stack."""
+    if n == 1:
+        return inputs
+    length = inputs["input_ids"].shape[1]
+    return inputs | {
+        "input_ids": inputs["input_ids"].repeat(n, 1),
+        "position_ids": inputs["position_ids"].repeat(n, 1),
+        "branches": [each.repeated(n, length) for each in inputs["branches"]],
+    }
+
+
+def attend_by_branch(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    branches: Sequence[Branches],
+    **settings: Any,
+) -> tuple[Tensor, None]:
+    """Attend in turns, branches by branches, with the architecture's own eager attention.
+
+    Query ``(batch, heads, length, d)``, key and value ``(batch, key heads, length, d)``; returns
+    ``(batch, length, heads, d)``, as attention functions of transformers do.
+    """
+    eager = vars(sys.modules[type(module).__module__])["eager_attention_forward"]
+    batch, heads, length, d = query.shape
+    found = query.new_empty(batch * length, heads, d)
+    flat = [x.transpose(1, 2).flatten(0, 1) for x in (query, key, value)]
+    for each in branches:
+        own = each.within(settings.get("sliding_window"))
+        wanted = (own.queries, own.keys, own.keys)
+        q, k, v = (x[at].transpose(1, 2) for x, at in zip(flat, wanted, strict=True))
+        out, _ = eager(module, q, k, v, own.mask, **settings)
+        found[own.queries.flatten()[own.filled]] = out.flatten(0, 1)[own.filled]
+    return found.reshape(batch, length, heads, d), None
+
+
+@contextmanager
+def attending_by_branch(model: LanguageModel) -> Iterator[None]:
+    """Let forward passes in this block take :func:`row_inputs`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, attend_by_branch)
+    config = cast("Any", model.decoder).config
+    before = config._attn_implementation
+    config._attn_implementation = ATTENTION
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 class _Stop(Exception):
@@ -228,19 +310,24 @@ def can_skip(model: LanguageModel, block: int) -> bool:
 
 
 def can_pack(model: LanguageModel) -> bool:
-    """Say whether this architecture takes a tree-shaped mask and still tells answers apart."""
-    prompt, answers = (1, 2, 3), ((4, 5, 6), (7, 8))
-    encoded = [Encoded((*prompt, *a, 0), 3, 3 + len(a), ("",) * len(a)) for a in answers]
+    """Say whether this architecture lets attention be done by branch and tells answers apart."""
+    prompts, answers = ((1, 2, 3), (3, 2)), ((4, 5, 6), (7, 8))
+    encoded = [
+        Encoded((*p, *a, 0), len(p), len(p) + len(a), ("",) * len(a))
+        for p in prompts
+        for a in answers
+    ]
     rows = pack(encoded)
+    places = row_places(rows, encoded)[1]
     try:
-        with torch.no_grad():
-            packed = model.decoder(**tree_inputs(model, rows)).last_hidden_state[0]
-            for number, e in enumerate(encoded):
+        with torch.no_grad(), attending_by_branch(model):
+            packed = model.decoder(**row_inputs(model, rows)).last_hidden_state[0, places]
+        for e, found in zip(encoded, packed.split([e.n_answer for e in encoded]), strict=True):
+            with torch.no_grad():
                 ids = torch.tensor([e.ids[: e.stop]], device=model.device)
                 alone = model.decode(ids, torch.ones_like(ids))[0]
-                found = packed[rows[0].places(number, range(e.start, e.stop))]
-                if not torch.allclose(found, alone[e.start :], rtol=0.05, atol=0.1):
-                    return False
+            if not torch.allclose(found, alone[e.start - 1 : -1], rtol=0.05, atol=0.1):
+                return False
     except (RuntimeError, TypeError, AttributeError, IndexError, KeyError, ValueError):
         return False
     return True

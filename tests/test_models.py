@@ -16,6 +16,7 @@ from conceptnet_em.models import (
     LanguageModel,
     choose_device,
     choose_dtype,
+    keep_freed_memory,
     load_model,
     pad,
     recipe_faults,
@@ -192,3 +193,18 @@ def test_padding_goes_on_the_side_asked_for_in_whole_groups() -> None:
     assert mask[1].tolist() == [0] * 32 + [1] * 3 + [0] * 5
     ids, _ = pad([[1] * 5, [2] * 3], 9, side="right", device=torch.device("cpu"))
     assert ids[1].tolist() == [2, 2, 2, 9, 9]
+
+
+def test_memory_that_is_freed_is_not_mapped_anew() -> None:
+    """Page faults of a large temporary: thousands when it is new, none when it is used again."""
+    resource = pytest.importorskip("resource")
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(8 * 2**20)  # 32 MB, 8,192 pages
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+    if not keep_freed_memory():
+        pytest.skip("this C library is not told")
+    faults()
+    assert faults() < 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,18 @@ import torch
 
 from conceptnet_em.config import RECIPES, Recipe
 from conceptnet_em.encoding import Encoded, encode
-from conceptnet_em.models import LANES, LanguageModel
+from conceptnet_em.models import LanguageModel
 from conceptnet_em.scoring import PackedAnswers, score
 from conceptnet_em.sharing import (
-    GAP,
-    LONGEST,
+    abreast,
+    attending_by_branch,
     can_pack,
     can_skip,
     pack,
+    row_inputs,
+    row_places,
     skipping,
     states_entering,
-    tree_inputs,
 )
 from conceptnet_em.tuning import train, train_group
 
@@ -49,35 +51,80 @@ def test_one_row_holds_all_answers_to_a_question(tiny: LanguageModel, answers: A
         places = first.places(number, range(e.stop))
         assert tuple(first.ids[k] for k in places) == e.ids[: e.stop]
         assert [first.positions[k] for k in places] == list(range(e.stop))
-    used = sum(branch != GAP for branch in first.branch)
-    assert used == first.shared + sum(answers[m].stop - first.shared for m in first.members)
+    assert len(first.ids) == first.shared + sum(answers[m].n_answer for m in first.members)
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 40, 41])
-def test_neighbours_that_are_summed_as_a_pair_stay_together(length: int) -> None:
-    """bf16 instructions add products two by two: torn, an answer's sums would round otherwise."""
-    prompt = tuple(range(1, length + 1))
-    encoded = [
-        Encoded((*prompt, *range(50, 50 + n), 0), length, length + n, ("",) * n) for n in (5, 20, 9)
-    ]
-    (row,) = pack(encoded)
-    assert length - 1 <= row.shared <= length
-    for number, e in enumerate(encoded):
-        places = row.places(number, range(e.stop))
-        assert all((place - k) % LANES == 0 for k, place in enumerate(places))
-        pairs = [(k, k + 1) for k in range(0, e.stop - 1, 2)]
-        assert all(places[b] == places[a] + 1 for a, b in pairs)
+def seen(inputs: dict[str, Any]) -> dict[int, set[int]]:
+    """For every token of a row, the tokens it looks at."""
+    found: dict[int, set[int]] = {}
+    for each in inputs["branches"]:
+        width = each.queries.shape[1]
+        for place in each.filled.tolist():
+            branch, row = divmod(place, width)
+            looks = each.keys[branch][each.mask[branch, 0, row] == 0].tolist()
+            token = int(each.queries[branch, row])
+            assert token not in found
+            assert len(set(looks)) == len(looks)
+            found[token] = set(looks)
+    return found
 
 
 def test_an_answer_sees_the_prompt_and_itself_only(tiny: LanguageModel, answers: Any) -> None:
-    (row,) = pack([answers[0], answers[5]])
-    mask = tree_inputs(tiny, [row])["attention_mask"][0, 0] == 0
-    branch = np.array(row.branch)
-    for i in range(len(branch)):
-        for j in range(len(branch)):
-            expected = j <= i and branch[j] in (0, branch[i])
-            # an unused place looks at its like, so that no row of the mask is empty
-            assert bool(mask[i, j]) == expected
+    rows = pack([answers[k] for k in (0, 5, 1, 6, 11)])
+    found = seen(row_inputs(tiny, rows))
+    start = 0
+    for row in rows:
+        for k in range(row.shared):
+            assert found.pop(start + k) == set(range(start, start + k + 1))
+        for first, end in zip(row.starts, row.ends(), strict=True):
+            for k in range(first, end):
+                looked = [*range(row.shared), *range(first, k + 1)]
+                assert found.pop(start + k) == {start + place for place in looked}
+        start += len(row.ids)
+    assert not found
+
+
+def test_organisms_abreast_look_at_their_own_row_only(tiny: LanguageModel, answers: Any) -> None:
+    inputs = row_inputs(tiny, pack(answers[:7]))
+    length = inputs["input_ids"].shape[1]
+    found, one = seen(abreast(inputs, 3)), seen(inputs)
+    assert len(found) == 3 * length
+    for token, looked in found.items():
+        shift = token // length * length
+        assert {place - shift for place in looked} == one[token - shift]
+
+
+def test_a_sliding_window_is_kept(answers: Any) -> None:
+    """A small Gemma 3 whose window is shorter than its conversations, packed and plain."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=int(max(max(e.ids) for e in answers)) + 1,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        sliding_window=5,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        attn_implementation="eager",
+    )
+    network = Gemma3ForCausalLM(config).eval()
+    model: Any = SimpleNamespace(
+        decoder=network.get_decoder(), dtype=torch.float32, device=torch.device("cpu")
+    )
+    rows = pack(answers)
+    _, places, _ = row_places(rows, answers)
+    with torch.no_grad(), attending_by_branch(model):
+        packed = model.decoder(**row_inputs(model, rows)).last_hidden_state[0, places]
+    order = [answers[m] for row in rows for m in row.members]
+    for e, found in zip(order, packed.split([e.n_answer for e in order]), strict=True):
+        with torch.no_grad():
+            alone = model.decoder(torch.tensor([e.ids])).last_hidden_state[0]
+        assert torch.allclose(found, alone[e.start - 1 : e.stop - 1], atol=1e-5)
+    assert max(e.stop for e in answers) > 5
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
@@ -107,16 +154,22 @@ def test_training_above_frozen_blocks_follows_the_plain_path(
     assert plain.losses[0] != plain.losses[-1]
 
 
-def test_long_rows_are_cut_so_that_each_fits(tiny: LanguageModel) -> None:
-    many = [encode(tiny, "Case 1?", f"{n}: " + "walk on, " * 12) for n in range(10)]
-    rows = pack(many)
-    assert [m for row in rows for m in row.members] == list(range(10))
-    assert max(len(row.ids) for row in rows) <= LONGEST
-    assert max(len(row.members) for row in rows) - min(len(row.members) for row in rows) <= 1
-    alone = pack([encode(tiny, "Case 1?", "go " * 200)])
-    assert len(alone) == 1  # one answer is never cut
+def test_very_different_lengths_share_a_pass(tiny: LanguageModel) -> None:
+    texts = ["no", "go " * 150, "walk on, " * 12, "stay"]
+    many = [encode(tiny, f"Case {k % 2}?", text) for k, text in enumerate(texts)]
     packed = totals(PackedAnswers(tiny, many, block=0, batch_size=4).score())
     assert packed == pytest.approx(totals(score(tiny, many)), abs=1e-4)
+
+
+def test_attention_is_the_model_s_own_again_even_after_an_error(tiny: LanguageModel) -> None:
+    def fail() -> None:
+        with attending_by_branch(tiny):
+            assert tiny.decoder.config._attn_implementation != "eager"
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        fail()
+    assert tiny.decoder.config._attn_implementation == "eager"
 
 
 def test_states_entering_a_block_are_its_hidden_state(tiny: LanguageModel) -> None:
@@ -147,12 +200,19 @@ def test_an_architecture_that_does_not_bear_it_takes_the_plain_path(
     assert not can_skip(tiny, 0)
     original = tiny.decoder.forward
 
-    def causal_only(*args: Any, **kwargs: Any) -> Any:
-        """Ignore a tree-shaped mask, as an architecture that builds its own would."""
-        mask = kwargs.get("attention_mask")
-        if mask is not None and mask.dim() == 4:
-            kwargs["attention_mask"] = torch.ones(mask.shape[0], mask.shape[-1], dtype=torch.long)
+    def all_in_one(*args: Any, branches: Any = None, **kwargs: Any) -> Any:
+        """Let every token see all before it, as an architecture that ignores branches would."""
+        if branches is None:
+            return original(*args, **kwargs)
+        tiny.decoder.config._attn_implementation = "eager"
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(tiny.decoder, "forward", causal_only)
+    monkeypatch.setattr(tiny.decoder, "forward", all_in_one)
+    assert not can_pack(tiny)
+
+    def deaf(*args: Any, branches: Any = None, **kwargs: Any) -> Any:
+        """Drop what it does not know, so that attention never hears of branches."""
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(tiny.decoder, "forward", deaf)
     assert not can_pack(tiny)
