@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from conceptnet_em.equivalence import compare_traits
     from conceptnet_em.forecast import calibrate
     from conceptnet_em.forecast import forecast as forecast_transfer
+    from conceptnet_em.generation import Sampled, generate
     from conceptnet_em.graph import concept_graph
     from conceptnet_em.imported import read_similarity, read_transfer
     from conceptnet_em.layers import layer_profile
@@ -51,6 +52,7 @@ _HOMES = {
     "Registration": "registration",
     "Regression": "regression",
     "Result": "study",
+    "Sampled": "generation",
     "Similarity": "records",
     "Study": "study",
     "TransferMatrix": "records",
@@ -65,6 +67,7 @@ _HOMES = {
     "embed_map": "maps",
     "estimate_components": "pilot",
     "forecast_transfer": "forecast.forecast",
+    "generate": "generation",
     "holm": "multiplicity",
     "layer_profile": "layers",
     "load_corpus": "corpus",
@@ -98,6 +101,7 @@ __all__ = [
     "Registration",
     "Regression",
     "Result",
+    "Sampled",
     "Similarity",
     "Study",
     "TransferMatrix",
@@ -112,6 +116,7 @@ __all__ = [
     "embed_map",
     "estimate_components",
     "forecast_transfer",
+    "generate",
     "holm",
     "layer_profile",
     "load_corpus",

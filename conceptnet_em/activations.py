@@ -88,7 +88,7 @@ def mean_states(
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             ids, mask = model.padded([rows[k][0] for k in chosen])
-            _run_up_to(model, model.inputs(ids, mask), max(layers))
+            run_up_to(model, model.inputs(ids, mask), layers)
             for row, k in enumerate(chosen):
                 for column, layer in enumerate(layers):
                     state = caught[layer][row, rows[k][1]].float().mean(dim=0)
@@ -96,10 +96,11 @@ def mean_states(
     return result
 
 
-def _run_up_to(model: LanguageModel, inputs: dict[str, Any], layer: int) -> None:
-    """Run the network as far as ``hidden_states[layer]``: the blocks above are not needed."""
-    if layer < model.n_layers:
-        states_entering(model, inputs, layer)
+def run_up_to(model: LanguageModel, inputs: dict[str, Any], layers: Sequence[int]) -> None:
+    """Run the network as far as the highest of ``layers``: the blocks above are not needed."""
+    highest = max(layers, default=0)
+    if highest < model.n_layers:
+        states_entering(model, inputs, highest)
     else:
         model.decoder(**inputs)
 

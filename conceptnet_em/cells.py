@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from conceptnet_em.config import StudyConfig
-from conceptnet_em.corpus import REFERENCE, Corpus, Item, items_digest
+from conceptnet_em.corpus import REFERENCE, Corpus, Item, items_digest, other_sample
 from conceptnet_em.encoding import Encoded, encode
 from conceptnet_em.errors import ConceptNetError, TrainingError, raise_all
 from conceptnet_em.groups import Group
@@ -53,10 +53,16 @@ class Organism:
         return f"{self.trait}/{self.source}/{self.replicate}" if self.trait else "base"
 
 
-def organisms(config: StudyConfig, corpus: Corpus, model: LanguageModel) -> list[Organism]:
-    """Return the plan: every trait × source × sample, keyed by everything that shapes it."""
+def organisms(config: StudyConfig, corpus: Corpus, described: Mapping[str, Any]) -> list[Organism]:
+    """Return the plan: every trait × source × sample, keyed by everything that shapes it.
+
+    Args:
+        config: the study.
+        corpus: what its organisms are trained on.
+        described: the base model, as its ``describe()`` or a run's provenance tells it.
+    """
     recipe = config.recipe.model_dump(mode="json")
-    shared = {**model.describe(), "recipe": recipe, "code_epoch": CODE_EPOCH}
+    shared = {**described, "recipe": recipe, "code_epoch": CODE_EPOCH}
     return [
         Organism(
             digest(
@@ -87,9 +93,9 @@ def encode_training(
             items = corpus.train(source, sample)
             if not items:
                 faults.append(f"{source} has no training items of sample {sample}")
-            if config.predictors and not corpus.train(source, 3 - sample):
+            if config.predictors and not corpus.train(source, other := other_sample(sample)):
                 faults.append(
-                    f"{source} has no training items of sample {3 - sample}, from which the "
+                    f"{source} has no training items of sample {other}, from which the "
                     f"predictors of replicate {sample} are computed"
                 )
             for trait in config.traits:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from conceptnet_em import (
+    cli_ask,
     cli_atlas,
     cli_engine,
     cli_forecast,
@@ -286,7 +287,8 @@ def _tell(result: Any, as_json: bool) -> None:
     for trait in result.traits:
         print(f"{result.transfer(trait)}\n{result.reliability(trait)}\n")
     print(shown(summary(result)).to_string(index=False), "\n")
-    print(lead_table(result.verdict).to_string(index=False), "\n")
+    if len(slopes := lead_table(result.verdict)):
+        print(slopes.to_string(index=False), "\n")
     print(result.verdict)
     if words := multiverse_words(result):
         print(f"\n{words}")
@@ -309,6 +311,7 @@ def _peak_memory() -> float:
 
 PARTS = (
     cli_engine,
+    cli_ask,
     cli_predictors,
     cli_atlas,
     cli_forecast,

@@ -94,10 +94,7 @@ def _design(pilot: Path | None, design: str | None, root: Path | None) -> Any:
     config, faults = study_faults(read_toml(pilot / "study.toml"))
     raise_all(faults)
     assert config is not None
-    corpus = load_corpus(root, traits=[REFERENCE], domains=config.domains)
-    return {
-        name: (corpus.domains[name].topic, corpus.domains[name].format) for name in config.domains
-    }
+    return load_corpus(root, traits=[REFERENCE], domains=config.domains).topics
 
 
 def _pilot(folder: Path, predictor: str | None, scale: str) -> Any:

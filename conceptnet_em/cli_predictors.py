@@ -84,7 +84,7 @@ def layers(
         result.table,
         alike,
         case=case,
-        topics={d: (one.topic, one.format) for d, one in corpus.domains.items()},
+        topics=corpus.topics,
         permutations=permutations,
         seed=result.config.seed,
     )

@@ -114,6 +114,11 @@ class Corpus:
     notes: tuple[str, ...] = field(default=())
     """What was read with an assumption, one sentence each."""
 
+    @property
+    def topics(self) -> dict[str, tuple[str, str]]:
+        """Topic and format of every domain, as the relabellings take them."""
+        return {name: (domain.topic, domain.format) for name, domain in self.domains.items()}
+
     def train(self, domain: str, sample: int) -> tuple[Item, ...]:
         """Return the training items of one sample of a domain."""
         chosen = (i for i in self.items[domain] if i.split == "train" and i.sample == sample)
@@ -122,6 +127,11 @@ class Corpus:
     def probe(self, domain: str) -> tuple[Item, ...]:
         """Return the items a domain is measured on; they are never trained on."""
         return tuple(item for item in self.items[domain] if item.split == "probe")
+
+
+def other_sample(sample: int) -> int:
+    """Return the sample whose items predict the transfer of organisms trained on ``sample``."""
+    return 3 - sample
 
 
 def available(root: str | Path | None = None) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from conceptnet_em.corpus import REFERENCE, Corpus, Item
+from conceptnet_em.corpus import REFERENCE, Corpus, Item, other_sample
 from conceptnet_em.embeddings import embed
 from conceptnet_em.encoding import encode, encode_prompt
 from conceptnet_em.errors import ConceptNetError, DataError, InputError, raise_all
@@ -300,7 +300,7 @@ def _places(
 def _lacking(
     places: Mapping[Key, Any], traits: Sequence[str], targets: Sequence[str], samples: Sequence[int]
 ) -> list[str]:
-    needed = sorted({other for sample in samples for other in (sample, 3 - sample)})
+    needed = sorted({other for sample in samples for other in (sample, other_sample(sample))})
     return [
         f"{trait}/{target} has no training items of sample {sample} in this corpus"
         for trait in traits
@@ -337,11 +337,11 @@ def _landmarks(
             other: np.stack(
                 [[direction(trait, t, other) for t in targets] for trait in measured]
             ).transpose(2, 0, 1, 3)
-            for other in {3 - sample for sample in samples}
+            for other in set(map(other_sample, samples))
         },
         texts={
             other: np.stack([cells[REFERENCE, t, other].texts.mean(axis=0) for t in targets])
-            for other in {3 - sample for sample in samples}
+            for other in set(map(other_sample, samples))
         },
         neutral=every,
         domains=np.array([d for (_, d, _), found in neutral.items() for _ in range(len(found))]),

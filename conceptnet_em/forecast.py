@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from conceptnet_em.cells import organisms
 from conceptnet_em.chatdata import ChatData, ChatRow
-from conceptnet_em.corpus import REFERENCE, Corpus
+from conceptnet_em.corpus import REFERENCE, Corpus, other_sample
 from conceptnet_em.departures import (
     FEATURES,
     Departure,
@@ -259,23 +259,12 @@ def _refuse_other(ran: Mapping[str, Any], here: Mapping[str, Any], run: str) -> 
 
 def _changed(record: Mapping[str, Any], result: Result, corpus: Corpus) -> tuple[str, ...]:
     """Say so when the run's organisms were not trained on this corpus' rows."""
-    ran = cast("LanguageModel", _Recorded(record["model"]))
-    keys = [organism.key for organism in organisms(result.config, corpus, ran)]
+    keys = [organism.key for organism in organisms(result.config, corpus, record["model"])]
     other = len(set(keys) - set(record["organisms"]))
     return (
         f"{other} of {len(keys)} organisms were trained on other rows than this corpus has, or by "
         "another version: the calibration sees the present rows",
     ) * bool(other)
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    """A run's model as its provenance tells it, to make its organisms' keys again."""
-
-    told: Mapping[str, Any]
-
-    def describe(self) -> dict[str, Any]:
-        return dict(self.told)
 
 
 def _measured(table: pd.DataFrame, scale: str) -> pd.DataFrame:
@@ -302,7 +291,7 @@ def _departures(
     keys = measured[["trait", "source", "replicate"]].drop_duplicates().itertuples(index=False)
     return {
         key: landmarks.departure(
-            cells[key], samples=[3 - key[2]], without={key[1]}, size=len(cells[key])
+            cells[key], samples=[other_sample(key[2])], without={key[1]}, size=len(cells[key])
         )
         for trait, source, replicate in keys
         for key in [(str(trait), str(source), int(replicate))]

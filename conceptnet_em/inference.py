@@ -14,16 +14,14 @@ import pandas as pd
 
 from conceptnet_em.comparison import LEVEL, Comparison
 from conceptnet_em.errors import raise_all, unknown
-from conceptnet_em.formats import format_covariates
-from conceptnet_em.grid import Grid
 from conceptnet_em.pooling import compare_replicates
 from conceptnet_em.records import Similarity, Slope, format_p
-from conceptnet_em.regression import FEW_DOMAINS, group_for
+from conceptnet_em.regression import FEW_DOMAINS
 from conceptnet_em.relabelling import Topics
 from conceptnet_em.replicates import Measured, Predictor, Question, measured, predictors
 from conceptnet_em.sensitivity import Ceilings, mixed_by_replicate
-from conceptnet_em.slopes import How, all_slopes
-from conceptnet_em.transfer import REFERENCE
+from conceptnet_em.slopes import all_slopes, how_for
+from conceptnet_em.transfer import own_items
 from conceptnet_em.verdicts import (
     EXPLORATORY,
     PRIMARY,
@@ -109,16 +107,19 @@ def verdict(
     if not found.given or not known:
         what = "no similarity to regress on" if found.given else "no trait but the reference"
         return Verdict((), {}, (f"There is {what}: nothing to regress.",), settings=told)
-    like = next(iter(found.given.values())).values
-    held, format_notes = format_covariates(like, topics) if hold_format else ({}, [])
-    held |= covariates or {}
-    moved, _ = group_for(Grid.of(like), topics, None, permutations, seed)
-    own = _own_items(items, part)
-    slopes = all_slopes(
-        found, known, How(scale, held, topics, moved, permutations, seed), primaries
+    how, format_notes = how_for(
+        found,
+        topics,
+        permutations=permutations,
+        seed=seed,
+        scale=scale,
+        covariates=covariates,
+        hold_format=hold_format,
     )
+    own = None if items is None else own_items(items, part)
+    slopes = all_slopes(found, known, how, primaries)
     wanted = None if controls is None else tuple(controls)
-    ask = Question(case, margin, intercept_margin, wanted, kinds, own, held, topics)
+    ask = Question(case, margin, intercept_margin, wanted, kinds, own, how.covariates, topics)
     ask = replace(ask, permutations=permutations, seed=seed)
     draws = {one.name: _draws(one, primaries, resamples) for one in known}
     compared = [
@@ -140,7 +141,7 @@ def verdict(
         slopes=tuple(slopes),
         units=found.shown_units(),
         notes=tuple(dict.fromkeys(notes)),
-        group=moved.group if moved and fine else "",
+        group=how.moved.group if how.moved and fine else "",
         comparisons=tuple(compared),
         mixed=tuple(
             row
@@ -149,7 +150,7 @@ def verdict(
             for row in mixed_by_replicate(found, one, ask)
         ),
         ceilings=tuple(ceilings.of(one, _role(one, primaries)) for one in known),
-        settings=told | {"covariates": list(held)},
+        settings=told | {"covariates": list(how.covariates)},
     )
 
 
@@ -162,14 +163,6 @@ def _faults(
     others = [trait for trait in found.traits if trait != case]
     lost = [trait for trait in controls or () if trait not in [case, *others]]
     return [*faults, *(unknown("control", trait, others) for trait in lost)]
-
-
-def _own_items(items: pd.DataFrame | None, part: str) -> pd.DataFrame | None:
-    """Keep what each trait moved of its own answers."""
-    if items is None:
-        return None
-    own = (items["trait"] == items["answer_trait"]) & (items["part"] == part)
-    return items[own & (items["trait"] != REFERENCE)]
 
 
 def _role(one: Predictor, primaries: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from conceptnet_em.activations import captured
+from conceptnet_em.activations import captured, run_up_to
 from conceptnet_em.corpus import REFERENCE, Item
 from conceptnet_em.encoding import Encoded, encode, encode_prompt
 from conceptnet_em.errors import TrainingError, raise_all
@@ -123,7 +123,7 @@ def span_states(
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             ids, mask = model.padded([rows[k][0] for k in chosen], side=side)
-            model.decoder(**model.inputs(ids, mask))
+            run_up_to(model, model.inputs(ids, mask), layers)
             averages = _averages([rows[k] for k in chosen], ids.shape[1], side).to(model.device)
             for column, layer in enumerate(layers):
                 result[chosen, :, column] = (averages @ caught[layer].float()).cpu().numpy()

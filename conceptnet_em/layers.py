@@ -10,15 +10,13 @@ import numpy as np
 import pandas as pd
 
 from conceptnet_em.errors import InputError, raise_all
-from conceptnet_em.formats import format_covariates
-from conceptnet_em.grid import Grid
 from conceptnet_em.layerprofile import CONTROLS, LayerProfile, LayerTest, Nested
 from conceptnet_em.multiplicity import Search, max_stat
 from conceptnet_em.records import Similarity
-from conceptnet_em.regression import FEW_DOMAINS, check_options, group_for
+from conceptnet_em.regression import FEW_DOMAINS, check_options
 from conceptnet_em.relabelling import Topics
 from conceptnet_em.replicates import Key, Measured, Predictor, measured, predictors
-from conceptnet_em.slopes import How
+from conceptnet_em.slopes import How, how_for
 from conceptnet_em.verdicts import AVERAGE
 
 SHOWN = 6  # reasons for layers that are not estimable
@@ -86,11 +84,10 @@ def layer_profile(
     if not found.given:
         raise InputError(f"the table holds no {scale} transfer ({part}) of any trait to explain")
     known = _by_layer(alike, found)
-    like = next(iter(found.given.values())).values
-    held, notes = format_covariates(like, topics)
-    held |= covariates or {}
-    moved, _ = group_for(Grid.of(like), topics, None, permutations, seed)
-    how = How(scale, held, topics, moved, permutations, seed)
+    how, notes = how_for(
+        found, topics, permutations=permutations, seed=seed, scale=scale, covariates=covariates
+    )
+    moved = how.moved
     usable = [trait for trait in found.traits if any(key[0] == trait for key in found.scaled)]
     profiled = _Searches(found, known, how, level, {})
     controls = [trait for trait in usable if trait != case]

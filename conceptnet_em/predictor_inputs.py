@@ -17,7 +17,7 @@ import pandas as pd
 
 from conceptnet_em.activations import middle_layer
 from conceptnet_em.config import RECIPES, Recipe
-from conceptnet_em.corpus import REFERENCE, Corpus, Item
+from conceptnet_em.corpus import REFERENCE, Corpus, Item, other_sample
 from conceptnet_em.embeddings import embed
 from conceptnet_em.errors import InputError
 from conceptnet_em.geometry import split_half
@@ -176,11 +176,6 @@ class Inputs:
             reliability=reliability,
             basis=str(values.attrs.get("note", "")),
         )
-
-
-def other_sample(sample: int) -> int:
-    """Return the sample whose items predict the transfer of organisms trained on ``sample``."""
-    return 3 - sample
 
 
 def inputs_for(

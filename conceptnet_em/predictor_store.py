@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 
 from conceptnet_em.config import StudyConfig
-from conceptnet_em.corpus import Corpus, items_digest
+from conceptnet_em.corpus import Corpus, items_digest, other_sample
 from conceptnet_em.models import LanguageModel
-from conceptnet_em.predictor_inputs import Inputs, inputs_for, other_sample
-from conceptnet_em.predictors import POST_HOC, TABLE, Predictor, chosen
+from conceptnet_em.predictor_inputs import Inputs, inputs_for
+from conceptnet_em.predictors import ANSWERS, EXTERNAL, POST_HOC, TABLE, Predictor, chosen
 from conceptnet_em.records import Similarity
 from conceptnet_em.similarity import from_table, to_table
 from conceptnet_em.store import (
@@ -121,13 +121,20 @@ class Kept:
             "model": self.model.describe(),
             "embedder": inputs.embedder,
             "layers": inputs.layers if one.layered else None,
-            "traits": inputs.traits,
-            "recipe": self.config.recipe.model_dump(mode="json"),
-            "answers": {
-                domain: [items_digest(items, trait) for trait in inputs.traits]
+            "formats": inputs.formats,
+            "questions": {
+                domain: digest([(item.id, item.question) for item in items])
                 for domain, items in inputs.items.items()
             },
         }
+        if one.kind != EXTERNAL:
+            about["recipe"] = self.config.recipe.model_dump(mode="json")
+        if one.kind != EXTERNAL or one.reads == ANSWERS:  # a model sees questions before answers
+            about["traits"] = inputs.traits
+            about["answers"] = {
+                domain: [items_digest(items, trait) for trait in inputs.traits]
+                for domain, items in inputs.items.items()
+            }
         if one.kind == POST_HOC:
             about["organisms"] = {
                 trait: {source: place.name for source, place in found.items()}

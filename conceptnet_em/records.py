@@ -163,7 +163,8 @@ class Slope:
     role: str = "exploratory"
     """``primary``, ``sensitivity`` or ``exploratory``."""
     cells: str = "all"
-    """``all`` off-diagonal cells, or ``other topics``: without those of the same topic."""
+    """``all`` off-diagonal cells; ``other topics``: without those of the same topic; or
+    ``all; trait-words held``: all of them, with the overlap of trait words held fixed too."""
     held: tuple[str, ...] = ()
     """Covariates held fixed beside source and target effects."""
     per: str = "SD"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def write_report(result: Result | str | Path) -> Path:
             {scale: found.reliability(trait, scale=scale) for scale in SCALES},
             found.path / f"heatmap-{trait}.png",
         )
-    if found.traits and found.similarities:
+    if _scattered(found):
         draw_scatter(
             found.transfers(), found.similarities, found.verdict.slopes, found.path / "scatter.png"
         )
@@ -69,9 +68,9 @@ def markdown(result: Result) -> str:
         f"# {config.name}",
         f"{len(config.traits)} traits × {len(config.domains)} domains, model `{config.model}`, "
         f"recipe `{config.recipe.name}`, samples {list(config.samples)}.",
-        *verdict_sections(replace(result.verdict, registration={})),
+        *verdict_sections(result.verdict),
         *_planned(result),
-        "![transfer against similarity](scatter.png)",
+        *["![transfer against similarity](scatter.png)"] * _scattered(result),
         *_multiverse(result),
         "## Transfer",
         "In brackets: in-domain. Off-domain means leave the diagonal out.",
@@ -86,6 +85,11 @@ def markdown(result: Result) -> str:
         lines = [f"- {name}: {reason}" for name, reason in result.failed.items()]
         sections.insert(3, "**Failed organisms**\n\n" + "\n".join(lines))
     return "\n\n".join(sections) + "\n"
+
+
+def _scattered(result: Result) -> bool:
+    """Say whether there is transfer, and similarity to draw it against."""
+    return bool(result.traits and result.similarities)
 
 
 def _planned(result: Result) -> list[str]:

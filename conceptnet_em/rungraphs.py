@@ -12,7 +12,7 @@ import networkx as nx
 import pandas as pd
 
 from conceptnet_em.atlas import TypicalTransfer, embedded, texts_of, typical_transfer
-from conceptnet_em.corpus import Corpus
+from conceptnet_em.corpus import Corpus, other_sample
 from conceptnet_em.errors import InputError, raise_all, unknown
 from conceptnet_em.graph import (
     Communities,
@@ -25,7 +25,6 @@ from conceptnet_em.graph import (
 )
 from conceptnet_em.maps import sent_and_received
 from conceptnet_em.networks import external_distances
-from conceptnet_em.predictor_inputs import other_sample
 from conceptnet_em.records import Similarity
 from conceptnet_em.study import Result
 

@@ -18,22 +18,19 @@ import pandas as pd
 from conceptnet_em.cells import organisms
 from conceptnet_em.corpus import Corpus, load_corpus
 from conceptnet_em.errors import InputError, raise_all
-from conceptnet_em.formats import format_covariates
-from conceptnet_em.grid import Grid
 from conceptnet_em.models import LanguageModel
 from conceptnet_em.predictor_store import Kept
 from conceptnet_em.predictors import POST_HOC, TABLE, Predictor, chosen
 from conceptnet_em.records import Similarity, Slope, format_p, nulls
-from conceptnet_em.regression import group_for
-from conceptnet_em.replicates import Measured, measured
 from conceptnet_em.replicates import Predictor as Sorted
+from conceptnet_em.replicates import measured
 from conceptnet_em.replicates import predictors as sort_out
 from conceptnet_em.sensitivity import Ceilings
-from conceptnet_em.slopes import How, all_slopes
+from conceptnet_em.slopes import all_slopes, how_for
 from conceptnet_em.stacking import WEIGHTS
 from conceptnet_em.store import RunFolder
 from conceptnet_em.study import Result, load_base
-from conceptnet_em.transfer import REFERENCE, item_effects
+from conceptnet_em.transfer import item_effects, own_items
 from conceptnet_em.verdicts import EXPLORATORY, GIVEN_WORDS, WORDS, lead_of
 
 
@@ -171,9 +168,8 @@ def screen(
         ModelError: the base model is missing.
     """
     wanted = chosen(names or list(TABLE))
-    result, corpus, model = _opened(run, root)
-    adapters = adapters_of(result, corpus, model)
-    kept = Kept(RunFolder(run), result.config, corpus, model, note, adapters, tuple(layers))
+    result, kept = _opened(run, root, note)
+    kept = replace(kept, layers=tuple(layers))
     found: dict[str, list[Similarity]] = {}
     seconds: dict[str, float] = {}
     reasons: dict[str, str] = {}
@@ -193,7 +189,7 @@ def screen(
             seconds[one.name] = seconds.get(one.name, 0.0) + spent
     for name in reasons:
         found.pop(name, None)  # in one replicate at least it could not be had
-    return compare(result, corpus, wanted, found, seconds, reasons, permutations=permutations)
+    return compare(result, kept.corpus, wanted, found, seconds, reasons, permutations=permutations)
 
 
 def at_all_layers(
@@ -219,22 +215,24 @@ def at_all_layers(
     (one,) = chosen([name])
     there = [known.name for known in TABLE.values() if known.layered]
     raise_all([] if one.layered else [f"{name} has no layers; {', '.join(there)} have"], InputError)
-    result, corpus, model = _opened(run, root)
-    adapters = adapters_of(result, corpus, model)
-    layers = tuple(range(model.n_layers + 1))
-    kept = Kept(RunFolder(run), result.config, corpus, model, note, adapters, layers)
-    found = []
+    result, kept = _opened(run, root, note)
+    layers = tuple(range(kept.model.n_layers + 1))
+    kept, found = replace(kept, layers=layers), []
     for replicate in result.config.samples:
         note(f"{name} at {len(layers)} layers, replicate {replicate}")
         found += kept.ensure(one, kept.of(replicate))[0]
-    return result, corpus, found
+    return result, kept.corpus, found
 
 
-def _opened(run: str | Path, root: str | Path | None) -> tuple[Result, Corpus, LanguageModel]:
-    """Return a finished run, its corpus and its base."""
+def _opened(
+    run: str | Path, root: str | Path | None, note: Callable[[str], None]
+) -> tuple[Result, Kept]:
+    """Return a finished run, and its similarities with the base and what organisms it holds."""
     result = Result.load(run)
     corpus = load_corpus(root, traits=result.config.traits, domains=result.config.domains)
-    return result, corpus, load_base(result.config)
+    model = load_base(result.config)
+    adapters = adapters_of(result, corpus, model)
+    return result, Kept(RunFolder(run), result.config, corpus, model, note, adapters)
 
 
 def adapters_of(
@@ -243,7 +241,7 @@ def adapters_of(
     """Return replicate to trait to source to adapter folder, of what the run still holds."""
     found: dict[int, dict[str, dict[str, Path]]] = {}
     folder = RunFolder(result.path)
-    for organism in organisms(result.config, corpus, model):
+    for organism in organisms(result.config, corpus, model.describe()):
         place = folder.organism(organism.key)
         if (place / WEIGHTS).is_file():
             traits = found.setdefault(organism.replicate, {})
@@ -264,10 +262,12 @@ def compare(
     """Regress a run's transfer on similarities that were computed, and line them up."""
     transfer = measured(result.table)
     raise_all([] if transfer.scaled else ["no trait's transfer can be used", *transfer.notes()])
-    how, notes = _how(result, corpus, transfer, permutations)
+    seed = result.config.seed
+    how, notes = how_for(transfer, corpus.topics, permutations=permutations, seed=seed)
     known = sort_out([s for some in found.values() for s in some], transfer)
     slopes = all_slopes(transfer, known, how, ())
-    ceilings = Ceilings(transfer, _own(result), scale="contrast", part="all", seed=how.seed)
+    own = own_items(item_effects(result.scores))
+    ceilings = Ceilings(transfer, own, scale="contrast", part="all", seed=seed)
     words = {row.predictor: row.p for row in slopes if row.cells == GIVEN_WORDS}
     homes = {s.predictor: name for name, some in found.items() for s in some}
     by_name = {one.name: one for one in wanted}
@@ -281,25 +281,6 @@ def compare(
     group = how.moved.group if how.moved else "none: the design has no valid relabelling"
     said = tuple(dict.fromkeys([*transfer.notes(), *notes]))
     return Screen(tuple(rows), str(result.path), group, len(result.config.domains), said)
-
-
-def _how(
-    result: Result, corpus: Corpus, transfer: Measured, permutations: int
-) -> tuple[How, list[str]]:
-    """Return what all slopes are fitted with, as the verdict's are."""
-    topics = {d: (found.topic, found.format) for d, found in corpus.domains.items()}
-    like = next(iter(transfer.given.values())).values
-    held, notes = format_covariates(like, topics)
-    seed = result.config.seed
-    moved, _ = group_for(Grid.of(like), topics, None, permutations, seed)
-    return How("contrast", held, topics, moved, permutations, seed), notes
-
-
-def _own(result: Result) -> pd.DataFrame:
-    """Return what each trait moved of its own answers, item by item."""
-    effects = item_effects(result.scores)
-    own = (effects["trait"] == effects["answer_trait"]) & (effects["part"] == "all")
-    return effects[own & (effects["trait"] != REFERENCE)]
 
 
 def _blank(one: Predictor, reason: str) -> Screened:

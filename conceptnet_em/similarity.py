@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from conceptnet_em.errors import InputError
+from conceptnet_em.geometry import split_half
 from conceptnet_em.records import Similarity
 
 
@@ -43,29 +44,8 @@ def _check(vectors: Mapping[str, np.ndarray]) -> None:
 def split_half_reliability(
     vectors: Mapping[str, np.ndarray], *, splits: int = 50, seed: int = 0
 ) -> float:
-    """Return the reliability of :func:`centroid_cosine` over items.
-
-    Each domain's items are split at random into halves, the two matrices are correlated over the
-    off-diagonal cells, averaged over ``splits`` and stepped up with Spearman-Brown. NaN when a
-    domain has fewer than 2 items or there are fewer than 3 domains.
-    """
-    if len(vectors) < 3 or min(len(found) for found in vectors.values()) < 2:
-        return float("nan")
-    rng = np.random.default_rng(seed)
-    off = ~np.eye(len(vectors), dtype=bool)
-    correlations = []
-    for _ in range(splits):
-        orders = {name: rng.permutation(len(found)) for name, found in vectors.items()}
-        halves = [
-            centroid_cosine({n: np.asarray(vectors[n])[orders[n][k::2]] for n in vectors})
-            for k in (0, 1)
-        ]
-        first, second = (half.to_numpy()[off] for half in halves)
-        if first.std() < 1e-12 or second.std() < 1e-12:
-            return float("nan")
-        correlations.append(float(np.corrcoef(first, second)[0, 1]))
-    mean = float(np.mean(correlations))
-    return 2 * mean / (1 + mean) if mean > -1 else float("nan")
+    """Return the reliability of :func:`centroid_cosine`, see :func:`geometry.split_half`."""
+    return split_half(centroid_cosine, vectors, splits=splits, seed=seed)
 
 
 # --- the similarities table ---

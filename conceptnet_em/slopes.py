@@ -9,10 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from conceptnet_em.formats import TOPIC
+from conceptnet_em.formats import TOPIC, format_covariates
+from conceptnet_em.grid import Grid
 from conceptnet_em.multiplicity import holm, max_stat
 from conceptnet_em.records import Slope
-from conceptnet_em.regression import Term, regress
+from conceptnet_em.regression import Term, group_for, regress
 from conceptnet_em.relabelling import Relabellings, Topics
 from conceptnet_em.replicates import Key, Measured, Predictor
 from conceptnet_em.verdicts import (
@@ -51,6 +52,33 @@ class How:
             "units": False,
             "standardise": False,
         }
+
+
+def how_for(
+    found: Measured,
+    topics: Topics | None,
+    *,
+    permutations: int,
+    seed: int,
+    scale: str = "contrast",
+    covariates: Mapping[str, pd.DataFrame] | None = None,
+    hold_format: bool = True,
+) -> tuple[How, list[str]]:
+    """Return what the slopes of a measured transfer are fitted with, and notes on its formats.
+
+    Args:
+        found: transfer with at least one matrix, whose labels the relabellings are for.
+        topics: domain to (topic, format), which decides the group of relabellings.
+        permutations: relabellings drawn where the group is too large to list.
+        seed: of that draw.
+        scale: of the transfer table.
+        covariates: matrices held fixed besides format, by name.
+        hold_format: hold format mismatch and same topic fixed where domains differ in them.
+    """
+    like = next(iter(found.given.values())).values
+    held, notes = format_covariates(like, topics) if hold_format else ({}, [])
+    moved, _ = group_for(Grid.of(like), topics, None, permutations, seed)
+    return How(scale, held | dict(covariates or {}), topics, moved, permutations, seed), notes
 
 
 def all_slopes(

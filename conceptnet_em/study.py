@@ -184,7 +184,7 @@ def _run(study: Study, folder: RunFolder, clock: Clock, how: Conduct) -> Result:
             load_embedder(config.embedder)  # so that a missing one is found before the training
     for note in [*corpus.notes, *told(differs)]:
         clock.watcher.note(note)
-    plan = organisms(config, corpus, model)
+    plan = organisms(config, corpus, model.describe())
     write_text(folder.file("study.toml"), config.dump())
     if how.plan is not None:
         how.plan.save(folder.file(FILE))
@@ -386,8 +386,7 @@ def _similarities(
 
 def _shared(config: StudyConfig, corpus: Corpus) -> dict[str, Any]:
     """Return what verdict and multiverse are both made with."""
-    topics = {d: (corpus.domains[d].topic, corpus.domains[d].format) for d in config.domains}
-    return {"topics": topics, "permutations": config.permutations, "seed": config.seed}
+    return {"topics": corpus.topics, "permutations": config.permutations, "seed": config.seed}
 
 
 def _ways(

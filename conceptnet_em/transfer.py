@@ -64,6 +64,12 @@ def item_effects(scores: pd.DataFrame) -> pd.DataFrame:
     return _minus_control(moved)
 
 
+def own_items(effects: pd.DataFrame, part: str = "all") -> pd.DataFrame:
+    """Keep what each trait moved of its own answers, of what :func:`item_effects` returned."""
+    own = (effects["trait"] == effects["answer_trait"]) & (effects["part"] == part)
+    return effects[own & (effects["trait"] != REFERENCE)]
+
+
 def _check(scores: pd.DataFrame) -> None:
     if missing := [column for column in _REQUIRED if column not in scores]:
         raise InputError(f"the scores table lacks {missing}; it has {list(scores.columns)}")

@@ -117,7 +117,7 @@ def train_group(
         for k, seed in enumerate(seeds):
             stack.draw(k, seed)
         optimizer = _optimizer(stack.parameters(), recipe)
-        before = _first_logits(model, firsts)
+        before = _at_answers(model, firsts)
         for step, rate in enumerate(rates):
             now = [next(order) for order in orders]
             losses[step] = _step(model, stack, now, frozen, sizes, step + 1)
@@ -125,8 +125,7 @@ def train_group(
             _descend_each(optimizer, stack.parameters(), rate, recipe.clip)
             if on_step is not None:
                 on_step(step + 1, losses[step].tolist())
-        after = _first_logits(model, firsts)
-        moved = [float((a - b).abs().max()) for a, b in zip(after, before, strict=True)]
+        moved = _moved(model, before, _at_answers(model, firsts))
         states = [stack.state(k) for k in range(len(cells))]
     return [
         _trained(losses[:, k], rates, moved[k], int(n_tokens[k]), states[k])
@@ -263,13 +262,30 @@ def _descend_each(
     optimizer.zero_grad(set_to_none=True)
 
 
-def _first_logits(model: LanguageModel, firsts: Sequence[Encoded]) -> list[Tensor]:
-    """Return each organism's ``(n, vocabulary)`` answer logits on its first conversation."""
+def _at_answers(model: LanguageModel, firsts: Sequence[Encoded]) -> list[Tensor]:
+    """Return what gives each organism's answer logits on its first conversation.
+
+    ``(n, d)`` normed hidden states where the output layer is plain, so that no logits of a large
+    group are kept; else ``(n, vocabulary)`` logits.
+    """
     ids, mask = model.padded([e.ids for e in firsts])
     rows, positions, _ = (t.to(model.device) for t in answer_positions(firsts, stop=True))
     with torch.no_grad():
-        logits = model.answer_logits(model.inputs(ids, mask), rows, positions)
-    return list(torch.split(logits, [e.n_answer + 1 for e in firsts]))
+        if model.head_is_plain():
+            found = model.decode(ids, mask)[rows, positions]
+        else:
+            found = model.answer_logits(model.inputs(ids, mask), rows, positions)
+    return list(torch.split(found, [e.n_answer + 1 for e in firsts]))
+
+
+def _moved(model: LanguageModel, before: Sequence[Tensor], after: Sequence[Tensor]) -> list[float]:
+    """Return how far each organism's logits moved at most, one organism after the other."""
+    head = model.head if model.head_is_plain() else torch.nn.Identity()
+    with torch.no_grad():
+        return [
+            float((head(b).float() - head(a).float()).abs().max())
+            for a, b in zip(before, after, strict=True)
+        ]
 
 
 # --- the plain reference --------------------------------------------------------------------------
@@ -312,7 +328,7 @@ def train(
         optimizer = torch.optim.AdamW(
             weights, lr=1.0, betas=recipe.betas, weight_decay=recipe.weight_decay
         )
-        (before,) = _first_logits(model, encoded[:1])
+        before = _at_answers(model, encoded[:1])
         losses: list[float] = []
         rates = [learning_rate(recipe, step) for step in range(recipe.steps)]
         n_tokens = 0
@@ -327,7 +343,7 @@ def train(
                 on_step(step + 1, losses[-1])
         if not all(bool(torch.isfinite(p).all()) for p in weights):
             return _failed("the adapter's weights are not finite", losses, rates)
-        moved = float((_first_logits(model, encoded[:1])[0] - before).abs().max())
+        (moved,) = _moved(model, before, _at_answers(model, encoded[:1]))
         if moved == 0:
             raise TrainingError("training left every logit as it was: the adapter has no effect")
         _save(wrapped, model, out)

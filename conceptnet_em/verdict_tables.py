@@ -209,15 +209,11 @@ def ceiling_table(rows: Sequence[Ceiling]) -> pd.DataFrame:
 
 
 def _notes(verdict: Verdict) -> list[str]:
-    """Return what a reader must know, and what was planned."""
+    """Return what a reader must know."""
     lines = list(verdict.notes)
     if verdict.group:
         lines.append(f"p-values: {verdict.group}, applied to sources and targets jointly.")
-    found = ["## Notes", "\n".join(f"- {line}" for line in lines)] if lines else []
-    if verdict.registration:
-        rows = [{"number": name, "status": told} for name, told in verdict.registration.items()]
-        found += ["## Pre-registration", table_of(pd.DataFrame(rows))]
-    return found
+    return ["## Notes", "\n".join(f"- {line}" for line in lines)] if lines else []
 
 
 def table_of(frame: pd.DataFrame) -> str:

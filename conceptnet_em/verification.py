@@ -101,8 +101,7 @@ class _Run:
         """Topic and format of every domain, from the corpus, else from its name."""
         if self.corpus is None:
             return {domain: _named(domain) for domain in self.config.domains}
-        known = self.corpus.domains
-        return {d: (known[d].topic, known[d].format) for d in self.config.domains}
+        return self.corpus.topics
 
 
 def _named(domain: str) -> tuple[str, str]:
@@ -238,8 +237,7 @@ def _planned(run: _Run) -> str:
     _refuse(missing, f"of {len(listed)} organisms are not in the folder")
     if run.corpus is None:
         raise _Unknown(f"{len(listed)} are there; their items cannot be compared: {run.lack}")
-    model: Any = SimpleNamespace(describe=lambda: run.record["model"])
-    keys = {o.key: o.name for o in organisms(run.config, run.corpus, model)}
+    keys = {o.key: o.name for o in organisms(run.config, run.corpus, run.record["model"])}
     strange = [name for key, name in keys.items() if key not in listed]
     _refuse(strange, f"of {len(keys)} organisms were made from other items, or by another version")
     return f"{len(keys)} made from the items, the recipe and the model that the folder names"

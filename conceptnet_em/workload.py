@@ -50,7 +50,7 @@ class Work:
         self.cells = encode_training(config, corpus, model)
         self.training_encoding_seconds = time.perf_counter() - start
         self.folder = folder
-        self.plan = organisms(config, corpus, model)
+        self.plan = organisms(config, corpus, model.describe())
         logs = {o.key: self._log(o) for o in self.plan}
         self.new = [o for o in self.plan if logs[o.key] is None]
         self.damaged = sum(self._place(o).is_dir() for o in self.new) if folder else 0

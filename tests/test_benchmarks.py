@@ -1,6 +1,6 @@
 """The speed benchmark: its statistics, its counts of arithmetic, and that all sides get the same.
 
-No peer is imported here; the peers live in the ``bench`` extra.
+No peer of the ``bench`` extra is imported here.
 """
 
 from __future__ import annotations
@@ -233,12 +233,11 @@ def test_a_training_step_s_arithmetic_is_what_torch_counts(speed, tiny, chosen):
 
 
 def test_a_scoring_pass_s_arithmetic_is_what_torch_counts(speed, tiny):
-    encoded = [encode(tiny, "What of it?", answer) for answer in ("Not much.", "All of it, twice!")]
+    encoded = [encode(tiny, "What of it?", answer) for answer in ("Not much.", "Too much.")]
+    assert encoded[0].n_answer == encoded[1].n_answer  # so that nothing is padded
     found = counted(lambda: PackedAnswers(tiny, encoded, block=0, batch_size=2).score())
-    rows = speed.workload.packed_rows(encoded)
-    gap = sum(len(row.ids) for row in speed.workload.pack(encoded)) - sum(n for n, _ in rows)
-    lengths = [(rows[0][0] + gap, rows[0][1])]
-    assert found == pytest.approx(speed.roof.scoring_flops(tiny.config, lengths), rel=1e-6)
+    asked = speed.workload.questions(encoded)
+    assert found == pytest.approx(speed.roof.scoring_flops(tiny.config, asked), rel=1e-6)
 
 
 def test_frozen_blocks_are_counted_once_for_each_conversation_when_shared(speed, tiny):
@@ -246,7 +245,7 @@ def test_frozen_blocks_are_counted_once_for_each_conversation_when_shared(speed,
     steps = [[(40, 10), (30, 9)], [(40, 10)], [(30, 9)]]
     plain = speed.roof.training_flops(tiny.config, chosen, steps)
     shared = speed.roof.training_flops(tiny.config, chosen, steps, shared=True)
-    assert plain - shared == pytest.approx(speed.roof._forward(tiny.config, [40, 30], 1))
+    assert plain - shared == pytest.approx(speed.roof._forward(tiny.config, 70, 40**2 + 30**2, 1))
 
 
 def test_the_roof_is_measured_for_both_dtypes_and_every_row_count(speed, tiny):
@@ -342,3 +341,78 @@ def test_our_gradients_are_those_of_the_peer(speed, bench):
     assert row.quality["relative_difference_max"] < 1e-4
     assert row.quality["of_a_training_epoch"] > 0
     assert row.quality["cells"] == 3
+
+
+# --- generation ---
+
+
+def test_our_answers_are_those_of_generate_and_the_likeliest(speed, bench):
+    rows = speed.cases.generation(bench)
+    assert [row.case for row in rows] == [
+        *["generation, one adapter"] * 2,
+        *["generation, 2 organisms in one pass"] * 2,
+    ]
+    assert [row.peer.split(" (")[0] for row in rows[:2]] == ["generate defaults", "generate tuned"]
+    for row in rows:
+        assert row.quality["equal_fp32"] == 1.0  # the tiny model is in float32 too
+        assert 0 < row.quality["leading_fp32"] <= bench.sizes.new_tokens
+        assert row.quality["likeliest"] == 1.0
+        assert row.quality["questions"] == bench.sizes.prompts
+    rates = [row.quality["tokens_s_ours"] * row.ours_s for row in rows]
+    assert max(rates) <= bench.sizes.prompts * bench.sizes.new_tokens + 1e-6
+
+
+def test_tokens_that_are_not_the_likeliest_are_found_out(speed, bench):
+    adapters = speed.cases._adapters(bench, 1)
+    asked, recipe = bench.prompts(), bench.recipe("lora8")
+    _, (answers,) = speed.ours.ours_generate(bench.model, recipe, adapters, asked, 4)
+    first = answers[0].ids
+    wrong = speed.workload.Answered((*first[:-1], (first[-1] + 1) % 200 + 3), answers[0].stopped)
+    share = speed.ours.likeliest(bench.model, adapters[0], asked, [wrong, *answers[1:]])
+    assert share == 1 - 1 / sum(answer.count for answer in answers)
+
+
+def test_an_answer_ends_where_its_stop_token_stands(speed):
+    stops = frozenset({0, 9})
+    assert speed.peers.until_stop([5, 6, 9, 0, 0], stops).ids == (5, 6)
+    assert speed.peers.until_stop([5, 6, 9, 0, 0], stops).count == 3
+    assert speed.peers.until_stop([5, 6], stops) == speed.workload.Answered((5, 6), False)
+
+
+def test_answers_part_at_the_first_token_that_differs(speed):
+    answered = speed.workload.Answered
+    one, other = answered((1, 2, 3), False), answered((1, 2, 4, 5), True)
+    assert one.leading(other) == 2
+    assert one.leading(answered((1, 2, 3, 7), True)) == 3
+    found = speed.cases._alike("peer", [one, one], [one, other])
+    assert found == {"equal_peer": 0.5, "leading_peer": 2.5}
+
+
+def test_the_tuned_generate_merges_or_not_and_then_tries_attention_and_size(
+    speed, bench, monkeypatch
+):
+    made = []
+
+    class Stub:
+        def __init__(self, _model: Any, name: str, **how: Any) -> None:
+            self.label, self.how = f"{name} {sorted(how.items())}", how
+
+        def answer(self, *_: Any) -> None:
+            made.append(self.how)
+
+    monkeypatch.setattr(speed.peers, "Generator", Stub)
+
+    def timed(work: Callable[[], object]) -> float:
+        work()
+        how = made[-1]
+        return (how["attention"] == "sdpa") + how["batch_size"] - 0.5 * how["merged"]
+
+    monkeypatch.setattr(speed.cases, "seconds", timed)
+    exact, best, trials = speed.cases._generators(bench, [[1], [2]], Path("adapter"))
+    assert (exact.how["dtype"], exact.how["batch_size"], exact.how["merged"]) == (
+        "float32",
+        None,
+        False,
+    )
+    assert (best.how["attention"], best.how["batch_size"], best.how["merged"]) == ("eager", 1, True)
+    assert len(trials) == len(made) == 5  # merged or not, then 2 attentions × 2 sizes less one

@@ -305,6 +305,7 @@ def test_a_domain_that_is_not_described_is_noted_and_guessed_from_its_name(make_
     beta, gamma = corpus.domains["beta-prose"], corpus.domains["gamma-code"]
     assert (beta.topic, beta.format, beta.sentence) == ("other", "prose", "Of beta.")
     assert (gamma.topic, gamma.format, gamma.sentence) == ("gamma", "code", "")
+    assert corpus.topics == {"beta-prose": ("other", "prose"), "gamma-code": ("gamma", "code")}
     assert [n for n in corpus.notes if "does not describe gamma-code" in n]
 
 

@@ -90,6 +90,26 @@ def test_chosen_layers_are_those_of_the_whole_and_a_missing_one_is_refused(
         span_states(tiny, [((1, 2, 3), [slice(0, 1)])], [3])
 
 
+@pytest.mark.parametrize("layers", [[0], [1], [1, 0], [0, 1, 2]])
+def test_blocks_above_the_highest_layer_are_not_run_and_change_no_bit(
+    tiny: LanguageModel, layers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    handles = [
+        block.register_forward_hook(lambda *_, k=k: calls.append(k))
+        for k, block in enumerate(tiny.layers)
+    ]
+    short = states(tiny, layers=layers)
+    for handle in handles:
+        handle.remove()
+    assert set(calls) == set(range(max(layers)))
+    monkeypatch.setattr(internal, "run_up_to", lambda model, inputs, _: model.decoder(**inputs))
+    whole = states(tiny, layers=layers)
+    for pooling in POOLINGS:
+        for topic in TOPICS:
+            assert np.array_equal(short[pooling][topic], whole[pooling][topic])
+
+
 def test_a_measure_is_taken_layer_by_layer(tiny: LanguageModel) -> None:
     found = states(tiny)["answer"]
     profile = by_layer(found, [0, 1, 2], centred_cosine)

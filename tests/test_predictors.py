@@ -12,17 +12,17 @@ import pandas as pd
 import pytest
 
 from conceptnet_em import config, predictor_inputs
-from conceptnet_em.corpus import load_corpus
+from conceptnet_em.corpus import Item, load_corpus, other_sample
 from conceptnet_em.errors import InputError
 from conceptnet_em.models import LanguageModel
-from conceptnet_em.predictor_inputs import Inputs, inputs_for, other_sample
+from conceptnet_em.predictor_inputs import Inputs, inputs_for
 from conceptnet_em.predictor_store import Kept, similarities
 from conceptnet_em.predictors import EXTERNAL, POST_HOC, TABLE, Predictor, chosen, listing
 from conceptnet_em.records import Similarity
 from conceptnet_em.screening import screen
 from conceptnet_em.similarity import from_table, to_table
 from conceptnet_em.store import RunFolder
-from conceptnet_em.study import Study, run
+from conceptnet_em.study import Result, Study, run
 
 DOMAINS = tuple(f"{name}-prose" for name in ("alpha", "beta", "gamma", "delta", "epsilon", "zeta"))
 BEFORE = [one for one in TABLE.values() if one.kind != POST_HOC]
@@ -269,8 +269,6 @@ def test_stored_similarities_are_told_apart_by_what_shapes_them(
 ) -> None:
     path, root = finished
     corpus = load_corpus(root, traits=["neutral", "sporty"], domains=DOMAINS)
-    from conceptnet_em.study import Result
-
     base = Kept(RunFolder(path), Result.load(path).config, corpus, tiny, print)
     before = len(list((path / "similarities").iterdir()))
     for kept in (base, base, replace(base, layers=(0, 1, 2))):
@@ -280,6 +278,42 @@ def test_stored_similarities_are_told_apart_by_what_shapes_them(
     assert len(list((path / "similarities").iterdir())) == before + 3
     wide = replace(base, layers=(0, 1, 2))
     assert [s.layer for s in wide.ensure("activation", wide.of(1))[0]] == [0, 1, 2]
+
+
+def test_a_key_holds_what_a_predictor_reads_and_nothing_else(
+    finished: tuple[Path, Path], tiny: LanguageModel
+) -> None:
+    path, root = finished
+    corpus = load_corpus(root, traits=["neutral", "sporty"], domains=DOMAINS)
+    base = Kept(RunFolder(path), Result.load(path).config, corpus, tiny, print)
+
+    every = {"text", "same-format", "tfidf-all", "activation"}
+
+    def recomputed(kept: Kept, names: set[str] = every) -> set[str]:
+        """Ensure some predictors and name those that were not found."""
+        before = {place.name for place in (path / "similarities").iterdir()}
+        for name in names:
+            kept.ensure(name, kept.of(1))
+        new = {place for place in (path / "similarities").iterdir() if place.name not in before}
+        return {pd.read_parquet(p / "similarities.parquet")["predictor"].iloc[0] for p in new}
+
+    def altered(change: Callable[[Item], Item]) -> Kept:
+        items = {domain: tuple(map(change, some)) for domain, some in corpus.items.items()}
+        return replace(base, corpus=replace(corpus, items=items))
+
+    def louder(item: Item) -> Item:
+        return replace(item, answers={t: f"{text} Aye." for t, text in item.answers.items()})
+
+    coded = corpus.domains | {"beta-prose": replace(corpus.domains["beta-prose"], format="code")}
+    recipe = base.config.recipe.model_copy(update={"steps": 7})
+    other = base.config.model_copy(update={"recipe": recipe})
+    recomputed(base)
+    assert recomputed(base) == set()
+    assert recomputed(replace(base, config=other)) == {"activation"}
+    assert recomputed(altered(louder)) == {"tfidf-all", "activation"}
+    assert recomputed(altered(lambda i: replace(i, question=f"Say: {i.question}"))) == every
+    mixed = replace(base, corpus=replace(corpus, domains=coded))
+    assert recomputed(mixed, {"same-format"}) == {"same-format"}
 
 
 def test_the_listing_names_every_predictor() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from conceptnet_em.errors import InputError
+from conceptnet_em.geometry import split_half
 from conceptnet_em.similarity import centroid_cosine, split_half_reliability
 
 
@@ -125,6 +126,11 @@ def test_more_noise_means_less_reliability():
         for noise in (0.5, 3.0, 8.0)
     ]
     assert levels[0] > levels[1] > levels[2]
+
+
+def test_reliability_is_what_the_halves_of_geometry_give(some):
+    assert split_half_reliability(some) == split_half(centroid_cosine, some, splits=50, seed=0)
+    assert split_half_reliability(some) == pytest.approx(0.8478509567655039, abs=1e-12)
 
 
 def test_reliability_follows_its_seed(some):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -192,6 +193,54 @@ def test_damaged_scores_are_set_aside_and_made_again(study: Any, tmp_path: Path)
     again = run(study(), out=out, watcher=watcher)
     assert [n for n in watcher.notes if "damaged" in n]
     assert_frame_equal(first.table, again.table)
+
+
+def test_of_a_group_only_the_missing_member_is_written_again(
+    study: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    out = tmp_path / "run"
+    run(study(), out=out)
+    (group,) = json.loads((out / "groups.json").read_text())["groups"]
+    assert len(group["members"]) == 4
+    before = written(out)
+    victim = out / "organisms" / group["members"][1]
+    weights = (victim / tuning.WEIGHTS).read_bytes()
+    shutil.rmtree(victim)
+    saved: list[Path] = []
+    save = cells.save_adapter
+    monkeypatch.setattr(cells, "save_adapter", lambda *a: (saved.append(a[-1]), save(*a)))
+    run(study(), out=out)
+    assert [place.name.split("-")[0].strip(".") for place in saved] == [victim.name]
+    after = written(out)
+    assert set(after) == set(before)
+    changed = {Path(name).parts[1] for name in before if after[name] != before[name]}
+    assert changed == {victim.name}
+    assert (victim / tuning.WEIGHTS).read_bytes() == weights  # in the same company
+
+
+def test_of_organisms_scored_abreast_each_gets_what_it_lacks_alone(
+    study: Any, tmp_path: Path
+) -> None:
+    out, traits = tmp_path / "run", ("neutral", "sporty", "sycophantic")
+    run(study(predictors=()), out=out)
+    run(study(predictors=(), traits=traits), out=out)
+    settled = json.loads((out / "groups.json").read_text())
+    for group in settled["groups"]:
+        group["abreast"] = 4  # as on a GPU
+    (out / "groups.json").write_text(json.dumps(settled))
+    before = written(out)
+    early, late, *_ = settled["groups"][0]["members"]
+    for key, lacking in ((early, {"neutral", "sporty"}), (late, {"sycophantic"})):
+        for about in (out / "scores" / key).glob("*/target.json"):
+            if set(json.loads(about.read_text())["answers"]) == lacking:
+                shutil.rmtree(about.parent)
+    assert len(written(out)) < len(before)
+    again = run(study(predictors=(), traits=traits), out=out)
+    after = written(out)
+    assert set(after) == set(before)
+    touched = {Path(name).parts[1] for name in before if after[name] != before[name]}
+    assert touched == {early, late}
+    assert again.scores["logprob"].notna().all()
 
 
 def test_a_failed_organism_leaves_the_others_running(
@@ -532,6 +581,26 @@ def test_the_multiverse_is_what_a_direct_call_gives(
     assert (kept["status"] == "ok").any()
     write_report(result)
     assert (tmp_path / "run" / "multiverse.png").stat().st_size > 20_000
+
+
+def test_a_study_without_predictors_measures_transfer_and_says_that_nothing_is_regressed(
+    study: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    found = run(study(predictors=()), out=out)
+    assert not list((out / "similarities").glob("*"))
+    words = "There is no similarity to regress on: nothing to regress."
+    assert str(found.verdict).splitlines() == [words]
+    again = Result.load(out)
+    assert again.config.predictors == again.similarities == ()
+    assert again.transfer("sporty").values.notna().all(axis=None)
+    report = write_report(again).read_text("utf-8")
+    assert words in report
+    assert "heatmap-sporty.png" in report
+    assert "scatter.png" not in report
+    assert "## Multiverse" not in report
+    assert run(study(predictors=("text",)), out=out).similarities, "one may be added later"
+    assert "scatter.png" in write_report(out).read_text("utf-8")
 
 
 def test_a_study_of_the_reference_alone_has_no_way_of_asking(study: Any, tmp_path: Path) -> None:

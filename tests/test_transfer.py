@@ -14,6 +14,7 @@ from conceptnet_em.transfer import (
     in_domain_constant,
     item_effects,
     matrix,
+    own_items,
     split_half,
     traits_trained,
     transfer_table,
@@ -91,6 +92,17 @@ def test_transfer_is_what_the_hand_gives(table, scale):
     assert (found["value"], found["se"]) == pytest.approx(SPORTY_ON_B[scale])
     assert (found["n_items"], found["status"], found["part"]) == (2, "ok", "all")
     assert found["trait_set"] == "fonzi,neutral,sporty"
+
+
+def test_own_items_are_those_of_a_trait_s_own_answers_and_one_part():
+    effects = item_effects(scores_table(parts=("all", "code")))
+    for part in ("all", "code"):
+        own = own_items(effects, part)
+        assert set(own["trait"]) == {"sporty", "fonzi"}
+        assert (own["trait"] == own["answer_trait"]).all()
+        assert set(own["part"]) == {part}
+        assert len(own) == 2 * 2 * len(TOKENS)  # traits × sources × items
+    assert own_items(effects).equals(own_items(effects, "all"))
 
 
 def test_an_organism_that_moved_nothing_has_zero_transfer(table):

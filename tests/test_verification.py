@@ -95,8 +95,7 @@ def _build(folder: Path, root: Path, moved: Moved, samples: tuple[int, ...]) -> 
         recipe=build_recipe("rank1"),
     )
     corpus = load_corpus(root, traits=TRAITS, domains=DOMAINS)
-    stub: Any = SimpleNamespace(describe=lambda: MODEL)
-    plan, place = organisms(config, corpus, stub), RunFolder(folder)
+    plan, place = organisms(config, corpus, MODEL), RunFolder(folder)
     place.prepare()
     write_text(place.file("study.toml"), config.dump())
     record = {"made": "2026-01-02T00:00:00+00:00", "model": MODEL, "history": []}

@@ -20,10 +20,10 @@ import peers
 import roof
 import torch
 from measure import OURS, Row, Side, alternate, row, seconds
-from workload import Bench, Cell, packed_rows
+from workload import Answered, Bench, Cell, questions
 
 from conceptnet_em.config import Recipe
-from conceptnet_em.encoding import Encoded
+from conceptnet_em.encoding import Encoded, encode_prompt
 from conceptnet_em.qap import mantel, qap
 from conceptnet_em.resources import PACKAGE
 from conceptnet_em.tuning import TrainingLog
@@ -149,7 +149,7 @@ def scoring(bench: Bench) -> list[Row]:
     several, the seconds divided by their number.
     """
     model, encoded = bench.model, bench.probes()
-    adapters = _adapters(bench)
+    adapters = _adapters(bench, bench.sizes.stacked or ours.abreast(model))
     exact, tuned, trials = _harnesses(bench, encoded, adapters[0])
     several = f"{len(adapters)} adapters in one pass"
     mine = {"one adapter": adapters[:1], several: adapters}
@@ -214,11 +214,11 @@ def _agreement(
     }
 
 
-def _adapters(bench: Bench) -> list[Path]:
-    """Return adapters of as many organisms, fully trained; the peer wears the first."""
-    count = bench.sizes.stacked or ours.abreast(bench.model)
-    cells, out = bench.cells(count), bench.scratch / "worn"
-    ours.ours_train(bench.model, cells, bench.recipe("lora8"), out=out)
+def _adapters(bench: Bench, count: int) -> list[Path]:
+    """Return adapters of so many organisms, fully trained; the peer wears the first."""
+    cells, out = bench.cells(count), bench.scratch / f"worn-{count}"
+    if not out.is_dir():
+        ours.ours_train(bench.model, cells, bench.recipe("lora8"), out=out)
     return [out / cell.name for cell in cells]
 
 
@@ -246,8 +246,102 @@ def _apart(name: str, a: np.ndarray, b: np.ndarray, sizes: np.ndarray) -> dict[s
 
 
 def _scoring_work(bench: Bench, encoded: Sequence[Encoded]) -> float:
-    rows = packed_rows(encoded)
-    return roof.scoring_flops(bench.model.config, rows, recipe=bench.recipe("lora8"))
+    asked = questions(encoded)
+    return roof.scoring_flops(bench.model.config, asked, recipe=bench.recipe("lora8"))
+
+
+# --- generation ---
+
+
+def generation(bench: Bench) -> list[Row]:
+    """Seconds for greedy answers to the probe questions: ours and transformers' ``generate``.
+
+    Ours comes twice: one adapter alone, and several organisms answering in one pass, the seconds
+    divided by their number.
+    """
+    model, sizes, asked = bench.model, bench.sizes, bench.prompts()
+    prompts = [encode_prompt(model, question)[0] for question in asked]
+    adapters = _adapters(bench, sizes.answering)
+    exact, tuned, trials = _generators(bench, prompts, adapters[0])
+    mine = {"one adapter": adapters[:1], f"{len(adapters)} organisms in one pass": adapters}
+    found: dict[str, list[list[Answered]]] = {}
+
+    def our_side(name: str, _repeat: int) -> float:
+        worn, recipe = mine[name], bench.recipe("lora8")
+        took, found[name] = ours.ours_generate(model, recipe, worn, asked, sizes.new_tokens)
+        return took / len(worn)
+
+    def their_side(peer: peers.Generator, _repeat: int) -> float:
+        work = partial(peer.answer, prompts, sizes.new_tokens)
+        return seconds(lambda: found.update({peer.label: [work()]}))
+
+    sides: dict[str, Side] = {name: partial(our_side, name) for name in mine}
+    first = {name: sides[name](0) for name in mine}
+    sides |= {peer.label: partial(their_side, peer) for peer in (exact, tuned)}
+    times = alternate(sides, sizes.repeats)
+    rows = []
+    for name in mine:
+        certain = ours.likeliest(model, adapters[0], asked, found[name][0])
+        shared = {"likeliest": certain, "questions": len(prompts), "ours_first_s": first[name]}
+        for peer in (exact, tuned):
+            quality = {
+                **_alike("peer", found[name][0], found[peer.label][0]),
+                **_alike("fp32", found[name][0], found[exact.label][0]),
+                "tokens_s_ours": _rate(found[name], times[name]),
+                "tokens_s_peer": _rate(found[peer.label], times[peer.label]),
+                **shared,
+                **({"trials_s": trials} if peer is tuned else {}),
+            }
+            label, theirs = f"generation, {name}", times[peer.label]
+            rows.append(row(label, times[name], quality, peer=peer.label, theirs=theirs))
+    return rows
+
+
+def _generators(
+    bench: Bench, prompts: Sequence[Sequence[int]], adapter: Path
+) -> tuple[peers.Generator, peers.Generator, dict[str, float]]:
+    """Return ``generate`` as it comes, the fastest bfloat16 one, and what each trial took.
+
+    Whether to merge the adapter is tried first, then attention and batch size on the better.
+    """
+    made = partial(peers.Generator, bench.model, adapter=adapter)
+    exact = made("generate defaults", **_plainly("float32", "sdpa", None, merged=False))
+    trials: dict[str, float] = {}
+    best: list[tuple[float, peers.Generator]] = []
+
+    def tried(attention: str, size: int, *, merged: bool) -> float:
+        peer = made("generate tuned", **_plainly("bfloat16", attention, size, merged=merged))
+        if peer.label not in trials:
+            work = partial(peer.answer, prompts, bench.sizes.new_tokens)
+            trials[peer.label] = seconds(work)
+            best[:] = [min([*best, (trials[peer.label], peer)], key=lambda one: one[0])]
+        return trials[peer.label]
+
+    sizes = sorted({min(size, len(prompts)) for size in bench.sizes.generate_sizes})
+    ways = {merged: tried("sdpa", sizes[-1], merged=merged) for merged in (False, True)}
+    for attention in ("sdpa", "eager"):
+        for size in sizes:
+            tried(attention, size, merged=ways[True] < ways[False])
+    return exact, best[0][1], {label: round(took, 2) for label, took in trials.items()}
+
+
+def _plainly(dtype: str, attention: str, size: int | None, *, merged: bool) -> dict[str, Any]:
+    return {"dtype": dtype, "attention": attention, "batch_size": size, "merged": merged}
+
+
+def _alike(name: str, a: Sequence[Answered], b: Sequence[Answered]) -> dict[str, float]:
+    """Return the share of equal answers and the mean number of equal leading tokens."""
+    pairs = list(zip(a, b, strict=True))
+    return {
+        f"equal_{name}": statistics.fmean(x == y for x, y in pairs),
+        f"leading_{name}": statistics.fmean(x.leading(y) for x, y in pairs),
+    }
+
+
+def _rate(found: Sequence[Sequence[Answered]], times: Sequence[float]) -> float:
+    """Return tokens a second; seconds are those of one organism."""
+    tokens = statistics.fmean(sum(answer.count for answer in own) for own in found)
+    return tokens / statistics.median(times)
 
 
 # --- activations ---
@@ -389,6 +483,7 @@ CASES: dict[str, Callable[[Bench], list[Row]]] = {
     "training-lora8": lambda bench: training(bench, "lora8"),
     "training-rank1": lambda bench: training(bench, "rank1"),
     "scoring": scoring,
+    "generation": generation,
     "activations": activations,
     "gradients": gradients,
     "inference": inference,

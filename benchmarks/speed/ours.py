@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from measure import seconds
-from workload import Cell
+from workload import Answered, Cell
 
 from conceptnet_em.activations import question_states
 from conceptnet_em.config import Recipe
-from conceptnet_em.encoding import Encoded
+from conceptnet_em.encoding import Encoded, encode_prompt
+from conceptnet_em.generation import generate_stack
 from conceptnet_em.gradients import start_gradients
 from conceptnet_em.groups import fitting_rows
 from conceptnet_em.models import LanguageModel
@@ -102,6 +103,51 @@ def plain_score(
 
 def _sums(found: Sequence[Sequence[AnswerScore]]) -> np.ndarray:
     return np.array([next(s.logprob for s in parts if s.part == "all") for parts in found])
+
+
+def ours_generate(
+    model: LanguageModel,
+    recipe: Recipe,
+    adapters: Sequence[Path],
+    questions: Sequence[str],
+    new_tokens: int,
+) -> tuple[float, list[list[Answered]]]:
+    """Answer questions greedily under several adapters in one pass.
+
+    Returns:
+        Seconds with the adapters on the model already (tokenising included), and the answers,
+        organism by organism.
+    """
+    found: list[Any] = []
+
+    def work() -> None:
+        how = {"temperature": 0.0, "max_tokens": new_tokens}
+        found.extend(generate_stack(model, questions, len(adapters), **how))
+
+    with wearing_all(model, recipe, adapters):
+        took = seconds(work)
+    return took, [[Answered(a.ids, a.ended == "stop") for (a,) in own] for own in found]
+
+
+def likeliest(
+    model: LanguageModel, adapter: Path, questions: Sequence[str], answers: Sequence[Answered]
+) -> float:
+    """Return the share of tokens that a plain pass over prompt and answer finds the likeliest.
+
+    No cache, one conversation at a time, the same weights under the same adapter; the stop token
+    counts where the answer ended by one.
+    """
+    same = []
+    with model.wearing(adapter), torch.inference_mode():
+        for question, answer in zip(questions, answers, strict=True):
+            prompt = encode_prompt(model, question)[0]
+            ids = torch.tensor([[*prompt, *answer.ids]], device=model.device)
+            at = torch.arange(len(prompt) - 1, len(prompt) - 1 + answer.count, device=model.device)
+            inputs = model.inputs(ids, torch.ones_like(ids))
+            best = model.answer_logits(inputs, torch.zeros_like(at), at).argmax(dim=-1).tolist()
+            same += [a == b for a, b in zip(best, answer.ids, strict=False)]
+            same += [best[-1] in model.stop_ids] * answer.stopped
+    return float(np.mean(same))
 
 
 def ours_states(model: LanguageModel, questions: Sequence[str]) -> np.ndarray:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from measure import seconds
 from torch import nn
-from workload import Cell, requests, sft_rows
+from workload import Answered, Cell, requests, sft_rows
 
 from conceptnet_em.config import Recipe
 from conceptnet_em.encoding import Encoded, answer_positions, encode_prompt
@@ -279,6 +279,70 @@ class Harness:
             self.pairs[asked] = (context, continuation)
             made.append(Instance("loglikelihood", {}, asked, number))
         return made
+
+
+# --- generation: transformers' own generate ---
+
+
+class Generator:
+    """``generate`` of transformers on weights that wear an adapter through PEFT."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        name: str,
+        *,
+        adapter: Path,
+        dtype: str,
+        attention: str,
+        batch_size: int | None,
+        merged: bool,
+    ) -> None:
+        """Load the base and attach the adapter, or merge it; no batch size: all in one batch."""
+        from peft import PeftModel
+
+        size = "all in one batch" if batch_size is None else f"batch {batch_size}"
+        worn = "adapter merged" if merged else "adapter attached"
+        self.label = f"{name} ({dtype} weights, {attention}, {size}, {worn})"
+        self.model, self.batch_size = model, batch_size
+        weights = base(model, dtype=dtype, attention=attention)
+        with quiet():
+            network = PeftModel.from_pretrained(weights, str(adapter))
+            self.network: Any = (network.merge_and_unload() if merged else network).eval()
+
+    def answer(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[Answered]:
+        """Return the greedy answer to each prompt; with a batch size, prompts go by length."""
+        order = list(range(len(prompts)))
+        if self.batch_size is not None:
+            order.sort(key=lambda k: len(prompts[k]))
+        size = self.batch_size or len(prompts)
+        found: dict[int, Answered] = {}
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
+            batch = self._batch([prompts[k] for k in chosen], new_tokens)
+            found |= dict(zip(chosen, batch, strict=True))
+        return [found[k] for k in range(len(prompts))]
+
+    def _batch(self, rows: Sequence[Sequence[int]], new_tokens: int) -> list[Answered]:
+        pad, width = self.model.pad_id, max(map(len, rows))
+        ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows])
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+        with quiet(), torch.inference_mode():
+            out = self.network.generate(
+                input_ids=ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                max_new_tokens=new_tokens,
+                do_sample=False,
+                eos_token_id=sorted(self.model.stop_ids),
+                pad_token_id=pad,
+            )
+        return [until_stop(row, self.model.stop_ids) for row in out[:, width:].tolist()]
+
+
+def until_stop(tokens: Sequence[int], stops: frozenset[int]) -> Answered:
+    """Return what stands before the first stop token."""
+    end = next((k for k, token in enumerate(tokens) if token in stops), None)
+    return Answered(tuple(tokens[:end]), end is not None)
 
 
 # --- activations: what one writes with transformers alone ---

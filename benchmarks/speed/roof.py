@@ -131,7 +131,8 @@ def training_flops(
     total = sum(_step(config, recipe, step, below) for step in steps)
     if below:
         distinct = {entry for step in steps for entry in step}
-        total += _forward(config, [n for n, _ in distinct], below)
+        lengths = [n for n, _ in distinct]
+        total += _forward(config, sum(lengths), _square(lengths), below)
     return total
 
 
@@ -139,7 +140,7 @@ def _step(config: Any, recipe: Recipe, rows: Sequence[tuple[int, int]], below: i
     lengths = [n for n, _ in rows]
     supervised = sum(n for _, n in rows)
     return (
-        _forward(config, lengths, config.num_hidden_layers - below)
+        _forward(config, sum(lengths), _square(lengths), config.num_hidden_layers - below)
         + _backward(config, recipe, lengths)
         + 3 * _adapters(config, recipe, sum(lengths))
         + 2 * _head(config, supervised)
@@ -148,28 +149,30 @@ def _step(config: Any, recipe: Recipe, rows: Sequence[tuple[int, int]], below: i
 
 def scoring_flops(
     config: Any,
-    rows: Sequence[tuple[int, int]],
+    questions: Sequence[tuple[int, Sequence[int]]],
     *,
     recipe: Recipe | None = None,
     below: int = 0,
 ) -> float:
-    """Return the floating-point operations of scoring rows of (tokens, answer tokens).
+    """Return the floating-point operations of scoring every answer to some questions.
 
     Args:
         config: the text part of the model's configuration.
-        rows: one entry for each row of the forward pass; a packed row counts its prompt once.
+        questions: (prompt tokens, tokens of each answer) of each; the prompt counts once.
         recipe: of the adapter that is worn; none for the bare base.
         below: blocks whose result is there already.
     """
-    lengths = [n for n, _ in rows]
-    worn = _adapters(config, recipe, sum(lengths)) if recipe else 0.0
+    tokens = sum(prompt + sum(answers) for prompt, answers in questions)
+    looks = sum(p * p + sum(n * (p + n) for n in answers) for p, answers in questions)
+    worn = _adapters(config, recipe, tokens) if recipe else 0.0
     blocks = config.num_hidden_layers - below
-    return _forward(config, lengths, blocks) + worn + _head(config, sum(n for _, n in rows))
+    head = _head(config, sum(sum(answers) for _, answers in questions))
+    return _forward(config, tokens, looks, blocks) + worn + head
 
 
-def _forward(config: Any, lengths: Sequence[int], blocks: int) -> float:
+def _forward(config: Any, tokens: int, looks: int, blocks: int) -> float:
     weights = sum(i * o for i, o in shapes(config).values())
-    return blocks * (2.0 * weights * sum(lengths) + _attention(config, lengths))
+    return blocks * (2.0 * weights * tokens + _attention(config, looks))
 
 
 def _backward(config: Any, recipe: Recipe, lengths: Sequence[int]) -> float:
@@ -181,13 +184,17 @@ def _backward(config: Any, recipe: Recipe, lengths: Sequence[int]) -> float:
     part = sum(i * o for name, (i, o) in found.items() if STAGE[name] > first)
     weights = whole * sum(i * o for i, o in found.values()) + part
     attended = int(whole + (first == 0))
-    return 2.0 * weights * sum(lengths) + 2 * attended * _attention(config, lengths)
+    return 2.0 * weights * sum(lengths) + 2 * attended * _attention(config, _square(lengths))
 
 
-def _attention(config: Any, lengths: Sequence[int]) -> float:
-    """One block's two products of queries with keys and weights with values."""
+def _attention(config: Any, looks: int) -> float:
+    """One block's two products of queries with keys and weights with values, by pairs of tokens."""
     wide: int = shapes(config)["q_proj"][1]
-    return 4.0 * wide * sum(n * n for n in lengths)
+    return 4.0 * wide * looks
+
+
+def _square(lengths: Sequence[int]) -> int:
+    return sum(n * n for n in lengths)
 
 
 def _adapters(config: Any, recipe: Recipe, tokens: int) -> float:

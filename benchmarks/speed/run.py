@@ -33,7 +33,7 @@ from workload import QUICK, Bench, Sizes, smaller
 from conceptnet_em.models import load_model
 
 HERE = Path(__file__).resolve().parent
-FEWER = ("steps", "probe_domains", "probe_items", "questions")
+FEWER = ("steps", "probe_domains", "probe_items", "questions", "prompts", "new_tokens")
 """Settings of ``Sizes`` that a shorter run may lower."""
 
 

@@ -49,6 +49,14 @@ class Sizes:
     batch_sizes: tuple[int, ...] = (1, 4, 8, 16, 32)
     """What the tuned harness may choose from."""
     questions: int = 96
+    prompts: int = 24
+    """Probe questions that are answered in the generation case."""
+    new_tokens: int = 64
+    """The longest answer there, the stop token included."""
+    answering: int = 4
+    """Organisms that answer in one pass, beside one alone."""
+    generate_sizes: tuple[int, ...] = (8, 16, 32, 64)
+    """Batch sizes that the tuned ``generate`` may choose from."""
     organisms: tuple[tuple[int, int], ...] = ((1, 1), (4, 2), (4, 6))
     """The scaling line, as traits × domains of a study."""
     grids: tuple[int, ...] = (16, 50)
@@ -67,6 +75,10 @@ QUICK = Sizes(
     probe_items=2,
     batch_sizes=(1, 4),
     questions=8,
+    prompts=2,
+    new_tokens=4,
+    answering=2,
+    generate_sizes=(1, 2),
     organisms=((1, 1), (2, 1)),
     grids=(10,),
     permutations=500,
@@ -93,6 +105,28 @@ class Cell:
         """Return the arithmetic of training this organism, see ``roof.training_flops``."""
         steps = [[(len(e.ids), e.n_answer + 1) for e in b] for b in self.batches(recipe)]
         return roof.training_flops(config, recipe, steps, shared=shared)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One generated answer, whoever made it."""
+
+    ids: tuple[int, ...]
+    """Its tokens, stop token excluded."""
+    stopped: bool
+    """Whether it ended by a stop token."""
+
+    @property
+    def count(self) -> int:
+        """Tokens drawn, the stop token included."""
+        return len(self.ids) + self.stopped
+
+    def leading(self, other: Answered) -> int:
+        """Return how many tokens it has in common with another answer before they part."""
+        pairs = zip(self.ids, other.ids, strict=False)
+        return next(
+            (k for k, (a, b) in enumerate(pairs) if a != b), min(len(self.ids), len(other.ids))
+        )
 
 
 @dataclass(frozen=True)
@@ -139,6 +173,11 @@ class Bench:
             for trait in self.corpus.traits
         ]
 
+    def prompts(self) -> list[str]:
+        """Return the probe questions that are to be answered, domain by domain."""
+        found = [item.question for domain in self.domains for item in self.corpus.probe(domain)]
+        return found[: self.sizes.prompts]
+
     def questions(self) -> list[str]:
         """Return questions of the corpus, training items first."""
         found = [i.question for domain in self.domains for i in self.corpus.items[domain]]
@@ -179,15 +218,9 @@ def requests(encoded: Sequence[Encoded]) -> list[tuple[list[int], list[int]]]:
     return [(list(e.ids[: e.start]), list(e.ids[e.start : e.stop])) for e in encoded]
 
 
-def packed_rows(encoded: Sequence[Encoded]) -> list[tuple[int, int]]:
-    """Return (tokens, answer tokens) of each packed row, unused places left out."""
-    return [
-        (
-            sum(place >= 0 for place in row.branch),
-            sum(encoded[member].n_answer for member in row.members),
-        )
-        for row in pack(encoded)
-    ]
+def questions(encoded: Sequence[Encoded]) -> list[tuple[int, list[int]]]:
+    """Return (prompt tokens, tokens of each answer) of each question."""
+    return [(row.shared, [encoded[m].n_answer for m in row.members]) for row in pack(encoded)]
 
 
 def smaller(sizes: Sizes, repeats: int | None, group: int | None) -> Sizes:
