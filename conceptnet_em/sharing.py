@@ -116,7 +116,10 @@ class Branches:
 
 
 def _branches(model: LanguageModel, queries: list[range], before: list[range]) -> Branches:
-    """Let every branch look at what stands before it and, causally, at itself."""
+    """Let every branch look at what stands before it and, causally, at itself.
+
+    What padded queries look at does not matter: nobody takes what they find.
+    """
     n, q = len(queries), max(map(len, queries))
     k = max(len(a) + len(b) for a, b in zip(before, queries, strict=True))
     places, keys = torch.zeros(n, q, dtype=torch.long), torch.zeros(n, k, dtype=torch.long)
@@ -128,7 +131,6 @@ def _branches(model: LanguageModel, queries: list[range], before: list[range]) -
         keys[row, : len(every)] = torch.tensor(every, dtype=torch.long)
         filled[row, : len(own)] = True
         allowed[row] = torch.ones(q, k, dtype=torch.bool).tril(len(first))
-        allowed[row, :, len(every) :] = False
     mask = torch.zeros(n, 1, q, k, dtype=model.dtype)
     mask.masked_fill_(~allowed[:, None], torch.finfo(model.dtype).min)
     found = (places, keys, mask, filled.flatten().nonzero()[:, 0])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from conceptnet_em import logprobs
 from conceptnet_em.config import RECIPES
 from conceptnet_em.encoding import Encoded, encode
 from conceptnet_em.models import LanguageModel
@@ -71,3 +73,27 @@ def test_an_untrained_adapter_scores_exactly_like_the_base(
     base = totals(score(tiny, answers))
     with tiny.fitted(RECIPES["lora8"], seed=1):
         assert np.array_equal(totals(score(tiny, answers)), base)
+
+
+def test_logits_of_few_positions_exist_at_once(
+    tiny: LanguageModel, answers: list[Encoded], monkeypatch: Any
+) -> None:
+    """Those of a whole pass would take gigabytes: each chunk is gone before the next is made."""
+    monkeypatch.setattr(logprobs, "CHUNK", 4)
+    made: list[Any] = []
+    alive: list[int] = []
+
+    def watch(_head: Any, _inputs: Any, logits: torch.Tensor) -> None:
+        assert len(logits) <= 4
+        alive.append(sum(one() is not None for one in made))
+        made.append(weakref.ref(logits))
+
+    handle = tiny.head.register_forward_hook(watch)
+    try:
+        found = totals(score(tiny, answers))
+    finally:
+        handle.remove()
+    assert len(made) > 10
+    assert max(alive) <= 1
+    monkeypatch.undo()
+    assert found == pytest.approx(totals(score(tiny, answers)), abs=1e-4)

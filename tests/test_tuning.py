@@ -35,6 +35,21 @@ def test_the_loss_is_the_mean_over_answer_and_stop_tokens(
     assert float(loss) == pytest.approx(total / count, abs=1e-5)
 
 
+@pytest.mark.parametrize("plain_head", [True, False])
+def test_how_far_training_moved_is_that_of_the_logits(
+    tiny: LanguageModel, cell: list[Encoded], tmp_path: Path, monkeypatch: Any, plain_head: bool
+) -> None:
+    """The greatest difference at the first conversation's answer, whatever the output layer."""
+    monkeypatch.setattr(tiny, "_short_head", plain_head)
+    log = train(tiny, cell, FEW, out=tmp_path, seed=1)
+    ids, e = torch.tensor([cell[0].ids]), cell[0]
+    with torch.no_grad():
+        before = tiny.network(ids).logits[0, e.start - 1 : e.stop]
+        with tiny.wearing(tmp_path):
+            after = tiny.network(ids).logits[0, e.start - 1 : e.stop]
+    assert log.moved == pytest.approx(float((after - before).abs().max()), rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["lora8", "rank1"])
 def test_training_lowers_the_loss_and_writes_a_peft_adapter(
     tiny: LanguageModel, cell: list[Encoded], tmp_path: Path, name: str

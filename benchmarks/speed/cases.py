@@ -281,7 +281,10 @@ def generation(bench: Bench) -> list[Row]:
     times = alternate(sides, sizes.repeats)
     rows = []
     for name in mine:
-        certain = ours.likeliest(model, adapters[0], asked, found[name][0])
+        certain = statistics.fmean(
+            ours.likeliest(model, worn, asked, own)
+            for worn, own in zip(mine[name], found[name], strict=True)
+        )
         shared = {"likeliest": certain, "questions": len(prompts), "ours_first_s": first[name]}
         for peer in (exact, tuned):
             quality = {
